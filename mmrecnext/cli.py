@@ -1,0 +1,297 @@
+"""What the tools share: reading a config, checking it at the door, running it."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner as MMEngineRunner
+
+from mmrecnext.checkpoint import CheckpointError, explained_misfit
+
+FRAMEWORKS = {'mmdet': 'mmdet', 'mmseg': 'mmsegmentation'}
+"""Default scopes that the tools know, and the distribution that each comes from."""
+
+# MMEngine reloads pkg_resources, which says each time that it will go.
+warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+
+
+class ConfigError(ValueError):
+    """A config, or data it names, that cannot be used."""
+
+
+@RUNNERS.register_module(name='RecNeXtRunner')
+class Runner(MMEngineRunner):
+    """MMEngine's runner, which also refuses to go on with nothing or with misfits.
+
+    Attributes:
+        strict (bool): whether a checkpoint to load must fit the model entirely, as it
+            must for a test; one to fine-tune from need not.
+    """
+
+    strict = False
+
+    @staticmethod
+    def build_dataloader(dataloader, *args, **kwargs):
+        """Build a data loader.
+
+        Raises:
+            ConfigError: where its dataset is empty.
+        """
+        try:
+            loader = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
+        except ValueError as error:
+            # So NumPy answers MMEngine when it packs the samples of an empty dataset.
+            if 'need at least one array' not in str(error):
+                raise
+            raise ConfigError(_describe_empty(dataloader['dataset'])) from error
+        if len(loader.dataset) == 0:
+            raise ConfigError(_describe_empty(dataloader['dataset']))
+        return loader
+
+    def load_checkpoint(self, filename, map_location='cpu', strict=False, **kwargs):
+        """Load a checkpoint, which must fit where it is tested or resumed.
+
+        Raises:
+            CheckpointError: where it must fit and does not.
+        """
+        strict = strict or self.strict or self._resume
+        if not strict:
+            return super().load_checkpoint(filename, map_location, strict, **kwargs)
+        with explained_misfit(filename):
+            return super().load_checkpoint(filename, map_location, strict, **kwargs)
+
+
+def _describe_empty(dataset: Mapping) -> str:
+    leaf = next(iter(_datasets(dataset)))
+    prefix = ', '.join(dict(leaf.get('data_prefix') or {}).values())
+    return (
+        f'no usable sample in the dataset {leaf.get("type")}: of '
+        f'{os.path.join(leaf.get("data_root") or "", leaf.get("ann_file") or prefix)} '
+        'nothing is left once images that are missing, unlabelled or too small are '
+        'dropped. Its class names must be those of `metainfo.classes`, if you set them'
+    )
+
+
+def run(main: Callable[[], None]):
+    """Run a tool; what the user can mend is told in a line, with no traceback."""
+    try:
+        main()
+    except (ConfigError, CheckpointError) as error:
+        sys.exit(f'{Path(sys.argv[0]).name}: error: {error}')
+
+
+def add_config_arguments(parser: argparse.ArgumentParser):
+    """Add the arguments of every tool that reads a config."""
+    parser.add_argument('config', help='config file; a bare name is sought in configs/')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, such as '
+        'optim_wrapper.optimizer.lr=1e-4 "model.neck.in_channels=[64,128,256,512]"',
+    )
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser):
+    """Add the arguments of tools that run a runner, by MMDetection's names."""
+    parser.add_argument(
+        '--work-dir', help='folder of logs and checkpoints [work_dirs/CONFIG]'
+    )
+    parser.add_argument(
+        '--data-root',
+        metavar='FOLDER',
+        help='where the data stand, in place of `data_root` of the config',
+    )
+    parser.add_argument(
+        '--launcher', choices=LAUNCHERS, default='none', help='job launcher [none]'
+    )
+    # torch.distributed.launch passes it; torchrun sets the variable itself.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+
+
+def shipped(kind: str) -> Path:
+    """Return the folder of the ``configs`` or ``tools`` that come with mmrecnext."""
+    package = Path(__file__).resolve().parent
+    installed = package / '.mim' / kind
+    return installed if installed.is_dir() else package.parent / kind
+
+
+def load_config(path: str, options: Mapping | None = None) -> Config:
+    """Read a config of MMDetection or MMSegmentation.
+
+    Args:
+        path: config file, or the bare name of one that ships with mmrecnext.
+        options: settings to override, by dotted key.
+
+    Raises:
+        ConfigError: for a config that is missing, broken or of another framework, a
+            framework that is not installed, or an option of unknown name.
+    """
+    file = Path(path)
+    if not file.is_file() and file.name == path:
+        file = shipped('configs') / path
+    if not file.is_file():
+        names = sorted(p.name for p in shipped('configs').glob('*.py'))
+        raise ConfigError(
+            f'there is no config {path}; those that ship with mmrecnext are '
+            f'{", ".join(names)}'
+        )
+    try:
+        cfg = Config.fromfile(file)
+    except Exception as error:
+        raise ConfigError(f'cannot read {file}: {error}') from error
+
+    scope = cfg.get('default_scope')
+    if scope not in FRAMEWORKS:
+        raise ConfigError(
+            f'{file} is a config for {scope or "no framework"} (its `default_scope`); '
+            f'this tool runs configs for {" and ".join(FRAMEWORKS)}'
+        )
+    if find_spec(scope) is None:
+        raise ConfigError(
+            f'{file} needs {scope}, which is not installed: '
+            f'pip install {FRAMEWORKS[scope]}'
+        )
+    if options:
+        _check_option_names(cfg, options)
+        cfg.merge_from_dict(dict(options))
+    return cfg
+
+
+def _check_option_names(cfg: Config, options: Mapping):
+    runner = inspect.signature(MMEngineRunner.__init__).parameters
+    extra = {'auto_scale_lr', 'tta_model', 'tta_pipeline', 'runner_type', 'compile'}
+    valid = sorted({*cfg, *runner, *extra} - {'self', 'cfg'})
+    for option in options:
+        name = option.split('.')[0]
+        if name not in valid:
+            close = difflib.get_close_matches(name, valid, n=1)
+            hint = (
+                f'did you mean {close[0]}?' if close else f'it has {", ".join(valid)}'
+            )
+            raise ConfigError(f'--cfg-options {option}: no such setting; {hint}')
+
+
+def prepare(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
+    """Fit a config to this machine and to the command line, in place.
+
+    Args:
+        cfg: the config.
+        args: arguments of :func:`add_runner_arguments` and of the tool.
+        splits: those of ``train``, ``val``, ``test`` that will be read.
+
+    Raises:
+        ConfigError: where data are missing.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg.launcher = args.launcher
+    name = Path(args.config).stem
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{name}'
+    if args.data_root:
+        move_data_root(cfg, args.data_root)
+    check_data(cfg, splits)
+    if not torch.cuda.is_available():
+        fit_cpu(cfg)
+
+
+def fit_cpu(cfg: Config):
+    """Replace what needs a GPU: NCCL by Gloo, synchronised batch norm by plain."""
+    if 'dist_cfg' in cfg.get('env_cfg', {}):
+        cfg.env_cfg.dist_cfg.backend = 'gloo'
+    synced = [node for node in _nodes(cfg.model) if node.get('type') == 'SyncBN']
+    for node in synced:
+        node.type = 'BN'
+    if synced and cfg.get('launcher', 'none') != 'none':
+        print_log(
+            'SyncBN needs GPUs: each process normalises its own batch (BN)', 'current'
+        )
+
+
+def build_runner(cfg: Config) -> MMEngineRunner:
+    """Build the runner that the config names, by default one that checks more."""
+    cfg.setdefault('runner_type', 'RecNeXtRunner')
+    return RUNNERS.build(cfg)
+
+
+def move_data_root(cfg: Config, folder: str):
+    """Point a config, evaluators included, to data that stand elsewhere.
+
+    Raises:
+        ConfigError: where the config has no single ``data_root``.
+    """
+    old = cfg.get('data_root')
+    if not old:
+        raise ConfigError('--data-root: the config has no `data_root` to replace')
+    for node in _nodes(cfg._cfg_dict):
+        for key, value in node.items():
+            if isinstance(value, str) and value.startswith(old):
+                node[key] = os.path.join(folder, value[len(old) :].lstrip('/'))
+
+
+def check_data(cfg: Config, splits: tuple[str, ...]):
+    """Check that the files and folders of the data are there.
+
+    Raises:
+        ConfigError: naming what is missing and the next step.
+    """
+    for split in splits:
+        for path in _data_paths(cfg, split):
+            if '://' not in path and not os.path.exists(path):
+                root = cfg.get('data_root') or os.path.dirname(path)
+                raise ConfigError(
+                    f'the data for {split} are not there: {path} is missing. Put or '
+                    f'link the dataset at {root}, or name its place with '
+                    '--data-root FOLDER'
+                )
+
+
+def _data_paths(cfg: Config, split: str) -> Iterator[str]:
+    loader = cfg.get(f'{split}_dataloader') or {}
+    for dataset in _datasets(loader['dataset']) if 'dataset' in loader else ():
+        root = dataset.get('data_root') or ''
+        if ann_file := dataset.get('ann_file'):
+            yield os.path.join(root, ann_file)
+        for prefix in dict(dataset.get('data_prefix') or {}).values():
+            if isinstance(prefix, str) and prefix:
+                yield os.path.join(root, prefix)
+    for evaluator in _nodes(cfg.get(f'{split}_evaluator')):
+        if ann_file := evaluator.get('ann_file'):
+            yield ann_file
+
+
+def _datasets(dataset: Mapping) -> Iterator[Mapping]:
+    """Yield the datasets that read files, from inside of any wrappers."""
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    for each in inner or ():
+        yield from _datasets(each)
+    if not inner:
+        yield dataset
+
+
+def _nodes(tree: Any) -> Iterator[ConfigDict]:
+    """Yield every dict of a config, outermost first."""
+    if isinstance(tree, dict):
+        yield tree
+        tree = tree.values()
+    elif not isinstance(tree, list | tuple):
+        return
+    for branch in tree:
+        yield from _nodes(branch)

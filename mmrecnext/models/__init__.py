@@ -1,0 +1,6 @@
+"""Backbone, then the blocks it is made of, then one token mixer per series."""
+
+from mmrecnext.models.recconv import RecConv
+from mmrecnext.models.recnext import RecNeXt
+
+__all__ = ['RecConv', 'RecNeXt']

@@ -1,0 +1,233 @@
+"""The RecNeXt backbone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import PretrainedInit, update_init_info
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmrecnext.archs import NUM_STAGES, Arch, get_arch
+from mmrecnext.checkpoint import load_pretrained
+from mmrecnext.models.blocks import Block, Downsample, Stem
+from mmrecnext.registry import MODELS
+
+
+class Stage(nn.Module):
+    """Blocks of one resolution, behind a downsampling in all stages but the first."""
+
+    def __init__(
+        self, arch: Arch, index: int, drop_path_rate: float, *, norm_cfg: Mapping
+    ):
+        super().__init__()
+        if index > 0:
+            self.downsample = Downsample(
+                arch.dims[index - 1],
+                arch.downsample_kernel,
+                arch.mlp_ratio,
+                norm_cfg=norm_cfg,
+            )
+        self.blocks = nn.ModuleList(
+            Block(
+                arch.dims[index],
+                arch.mixers[index],
+                arch.mixer_norm,
+                arch.mlp_ratio,
+                drop_path_rate,
+                norm_cfg=norm_cfg,
+            )
+            for _ in range(arch.depths[index])
+        )
+
+    def forward(self, x: Tensor, with_cp: bool = False) -> Tensor:
+        """Run the stage, with ``with_cp`` recomputing each block in backward."""
+        if hasattr(self, 'downsample'):
+            x = self.downsample(x)
+        for block in self.blocks:
+            x = recomputed(block, x) if with_cp else block(x)
+        return x
+
+
+def recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    """Run ``block`` without keeping its activations for the backward pass."""
+    return checkpoint(
+        block,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), constant_running_stats(block)),
+    )
+
+
+@contextmanager
+def constant_running_stats(module: nn.Module) -> Iterator[None]:
+    """Keep batch norms from counting a batch again when it is recomputed."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        yield
+    finally:
+        for norm, state in zip(norms, saved, strict=True):
+            norm.momentum, norm.num_batches_tracked = state
+
+
+@MMENGINE_MODELS.register_module()
+@MODELS.register_module()
+class RecNeXt(BaseModule):
+    """RecNeXt, a light backbone that emits multi-scale maps.
+
+    Args:
+        arch: name of a published model (the keys of ``ARCHS``), or a dict of settings:
+            the fields of :class:`~mmrecnext.archs.Arch`, over those of the model
+            named by its key ``base``.
+        in_channels: channels of the input image.
+        out_indices: stages, 0 to 3, whose maps are returned, in this order. Stages
+            beyond the last of them are not built.
+        frozen_stages: -1 freezes nothing, 0 the stem, ``i`` the stem and the first
+            ``i`` stages: no gradients, and norms in inference mode.
+        norm_cfg: norm layer. Published weights fit ``BN`` and ``SyncBN``.
+        norm_eval: keep all batch norms in inference mode during training.
+        drop_path_rate: stochastic depth of every block, a probability.
+        with_cp: trade time for memory: recompute each block in the backward pass.
+        init_cfg: initialisation. ``dict(type='Pretrained', checkpoint=...)`` takes a
+            published file or an OpenMMLab checkpoint, by path or URL, and fails unless
+            every weight fits.
+
+    Attributes:
+        out_channels (tuple[int, ...]): channels of each returned map.
+        out_strides (tuple[int, ...]): input pixels per pixel of each returned map.
+
+    Raises:
+        ValueError: for an option out of its range, naming the valid choices.
+        TypeError: for an unknown option, naming the valid ones.
+
+    Source: RecNeXt (https://github.com/suous/RecNeXt).
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping = 'm3',
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_cfg: Mapping = dict(type='BN'),
+        norm_eval: bool = False,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+        **unknown,
+    ):
+        if unknown:
+            *options, _ = list(inspect.signature(RecNeXt).parameters)
+            raise TypeError(
+                f'RecNeXt has no option {", ".join(unknown)}; '
+                f'the options are {", ".join(options)}'
+            )
+        super().__init__(init_cfg)
+        arch = get_arch(arch)
+        out_indices = tuple(out_indices)
+        if (
+            not out_indices
+            or len(set(out_indices)) < len(out_indices)
+            or not set(out_indices) <= set(range(NUM_STAGES))
+        ):
+            raise ValueError(
+                f'out_indices are one or more of {(*range(NUM_STAGES),)}, each once, '
+                f'got {out_indices}'
+            )
+        num_stages = max(out_indices) + 1
+        if frozen_stages not in range(-1, num_stages + 1):
+            raise ValueError(
+                f'frozen_stages is -1 (none), 0 (the stem) or up to {num_stages} (the '
+                f'number of stages that out_indices asks for), got {frozen_stages}'
+            )
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate is in [0, 1), got {drop_path_rate}')
+
+        self.arch = arch
+        self.in_channels = in_channels
+        self.out_indices = out_indices
+        self.out_channels = tuple(arch.dims[i] for i in out_indices)
+        self.out_strides = tuple(arch.strides[i] for i in out_indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+
+        self.stem = Stem(
+            in_channels, arch.dims[0], arch.stem_strides, norm_cfg=norm_cfg
+        )
+        self.stages = nn.ModuleList(
+            Stage(arch, i, drop_path_rate, norm_cfg=norm_cfg) for i in range(num_stages)
+        )
+        self._freeze()
+
+    def init_weights(self):
+        """Initialise as ``init_cfg`` says; ``Pretrained`` weights must all fit.
+
+        Raises:
+            CheckpointError: where the pretrained weights are not those of this model.
+        """
+        cfgs = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else self.init_cfg
+        is_pretrained = [
+            c['type'] in ('Pretrained', PretrainedInit) for c in cfgs or ()
+        ]
+        if self.is_init or not any(is_pretrained):
+            super().init_weights()
+            return
+        # MMEngine's own initialiser only logs weights that do not fit.
+        for cfg, pretrained in zip(cfgs, is_pretrained, strict=True):
+            if pretrained:
+                options = {k: v for k, v in cfg.items() if k != 'type'}
+                load_pretrained(self, **options)
+        self.is_init = True
+        if hasattr(self, '_params_init_info'):
+            update_init_info(self, init_info=f'Pretrained: {cfgs}')
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Extract features.
+
+        Args:
+            x: images ``[N, in_channels, H, W]``, normalised.
+
+        Returns:
+            One map ``[N, out_channels[k], ceil(H / out_strides[k]), ...]`` per entry of
+            ``out_indices``.
+        """
+        if x.dim() != 4 or x.size(1) != self.in_channels or 0 in x.shape[2:]:
+            raise ValueError(
+                f'RecNeXt takes images [N, {self.in_channels}, H, W], '
+                f'got a tensor of shape {list(x.shape)}'
+            )
+        if x.device.type == 'cpu':  # whose depthwise convolutions are faster so
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.stem(x)
+        maps = []
+        for stage in self.stages:
+            x = stage(x, with_cp=self.with_cp and self.training)
+            maps.append(x)
+        return tuple(maps[i] for i in self.out_indices)
+
+    def train(self, mode: bool = True) -> RecNeXt:
+        """Switch to training, frozen parts and ``norm_eval`` norms excepted."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self):
+        if self.frozen_stages < 0:
+            return
+        for part in (self.stem, *self.stages[: self.frozen_stages]):
+            part.eval()
+            part.requires_grad_(False)

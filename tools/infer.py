@@ -1,0 +1,234 @@
+#!/usr/bin/env python
+"""Run a trained detector or segmentor on images, folders of images, or videos.
+
+Each picture is written with its boxes and masks, or its segments, drawn in, each video
+likewise, and all predictions go to ``predictions.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import VISUALIZERS
+from mmengine.runner import load_checkpoint
+from pycocotools import mask as coco_mask
+from rich.progress import track
+
+from mmrecnext.checkpoint import explained_misfit
+from mmrecnext.cli import ConfigError, add_config_arguments, fit_cpu, load_config, run
+
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint of the same model')
+    parser.add_argument('inputs', nargs='+', help='images, folders of images, videos')
+    parser.add_argument('--out-dir', default='work_dirs/infer', help='[%(default)s]')
+    parser.add_argument(
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='[%(default)s]',
+    )
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        metavar='SCORE',
+        help='leave out detections below it [%(default)s]',
+    )
+    parser.add_argument(
+        '--sheet',
+        type=int,
+        default=0,
+        metavar='N',
+        help='also put the first N pictures side by side in sheet.png',
+    )
+    return parser.parse_args()
+
+
+def main():
+    """Predict, draw and write."""
+    args = parse_args()
+    files = [file for name in args.inputs for file in expand(Path(name))]
+    cfg = load_config(args.config, args.cfg_options)
+    fit_cpu(cfg)
+    predictor = Predictor(cfg, args.checkpoint, args.device, args.score_thr)
+
+    out_dir = Path(args.out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    predictions, sheet = [], []
+    for file, name in track(
+        list(zip(files, distinct(files), strict=True)), 'Inferring'
+    ):
+        if file.suffix.lower() in VIDEOS:
+            predictions += predictor.video(file, out_dir / f'{name}.mp4')
+            continue
+        image = cv2.imread(str(file))
+        if image is None:
+            raise ConfigError(f'{file} is not an image that OpenCV can read')
+        picture, found = predictor(image)
+        cv2.imwrite(str(out_dir / f'{name}.png'), picture)
+        predictions.append({'file': str(file), **found})
+        if len(sheet) < args.sheet:
+            sheet.append(picture)
+
+    (out_dir / 'predictions.json').write_text(json.dumps(predictions))
+    if sheet:
+        cv2.imwrite(str(out_dir / 'sheet.png'), tile(sheet))
+    print(f'{len(predictions)} pictures and predictions.json in {out_dir}')
+
+
+class Predictor:
+    """A trained model that predicts and draws, of either framework.
+
+    Args:
+        cfg: its config.
+        checkpoint: its weights.
+        device: where to run.
+        score_thr: least score of a detection.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str, device: str, score_thr: float):
+        if cfg.default_scope == 'mmdet':
+            from mmdet.apis import inference_detector as infer
+            from mmdet.apis import init_detector as init
+        else:
+            from mmseg.apis import inference_model as infer
+            from mmseg.apis import init_model as init
+        # Loaded once more by `init`, which takes the class names but lets misfits pass.
+        self.model = init(cfg, checkpoint, device=device)
+        with explained_misfit(checkpoint):
+            load_checkpoint(self.model, checkpoint, map_location='cpu', strict=True)
+        self.infer = infer
+        self.score_thr = score_thr
+        self.visualizer = VISUALIZERS.build(cfg.visualizer)
+        self.visualizer.dataset_meta = self.model.dataset_meta
+
+    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, dict]:
+        """Predict one image.
+
+        Args:
+            image: ``[H, W, 3]``, uint8, BGR.
+
+        Returns:
+            The picture, in the form of ``image``, and what was found, ready for JSON.
+        """
+        sample = self.infer(self.model, image).cpu()
+        options = {'draw_gt': False, 'show': False}
+        if 'pred_instances' in sample:
+            options['pred_score_thr'] = self.score_thr
+            found = self.describe_instances(sample.pred_instances)
+        else:
+            found = self.describe_segments(sample.pred_sem_seg.data[0])
+        rgb = np.ascontiguousarray(image[..., ::-1])
+        self.visualizer.add_datasample('picture', rgb, sample, **options)
+        return self.visualizer.get_image()[..., ::-1], found
+
+    def video(self, file: Path, out_file: Path) -> list[dict]:
+        """Predict and draw each frame of a video."""
+        frames = mmcv.VideoReader(str(file))
+        if not len(frames):
+            raise ConfigError(f'{file} is not a video that OpenCV can read')
+        writer = cv2.VideoWriter(
+            str(out_file),
+            cv2.VideoWriter_fourcc(*'mp4v'),
+            frames.fps or 25,
+            frames.resolution,
+        )
+        predictions = []
+        for index, frame in enumerate(frames):
+            picture, found = self(frame)
+            writer.write(cv2.resize(picture, frames.resolution))
+            predictions.append({'file': str(file), 'frame': index, **found})
+        writer.release()
+        return predictions
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes, in the order of the labels."""
+        return self.model.dataset_meta['classes']
+
+    def describe_instances(self, instances) -> dict:
+        """List detections: class, score, box (x1, y1, x2, y2 in pixels), mask (RLE)."""
+        instances = instances[instances.scores >= self.score_thr]
+        detections = []
+        for i in range(len(instances)):
+            detection = {
+                'class': self.classes[instances.labels[i]],
+                'score': round(instances.scores[i].item(), 4),
+                'box': [round(x, 2) for x in instances.bboxes[i].tolist()],
+            }
+            if 'masks' in instances:
+                mask = np.asfortranarray(instances.masks[i].numpy().astype(np.uint8))
+                rle = coco_mask.encode(mask)
+                detection['mask'] = {**rle, 'counts': rle['counts'].decode()}
+            detections.append(detection)
+        return {'detections': detections}
+
+    def describe_segments(self, labels: torch.Tensor) -> dict:
+        """Give the share of the pixels of each class that occurs."""
+        counts = torch.bincount(labels.flatten(), minlength=len(self.classes))
+        shares = (counts / counts.sum()).tolist()
+        return {
+            'shares': {
+                name: round(share, 4)
+                for name, share in zip(self.classes, shares, strict=False)
+                if share
+            }
+        }
+
+
+def expand(path: Path) -> Iterator[Path]:
+    """Yield the images and videos that ``path`` is or holds, in order of name."""
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES + VIDEOS)
+        if not files:
+            raise ConfigError(f'no image or video in {path}')
+        yield from files
+    elif not path.is_file():
+        raise ConfigError(f'there is no image, folder or video {path}')
+    elif path.suffix.lower() not in IMAGES + VIDEOS:
+        raise ConfigError(
+            f'{path} is neither an image ({" ".join(IMAGES)}) nor a video '
+            f'({" ".join(VIDEOS)})'
+        )
+    else:
+        yield path
+
+
+def distinct(files: Sequence[Path]) -> list[str]:
+    """Name the outputs: the stem of each file, with its folder where stems repeat."""
+    stems = [file.stem for file in files]
+    return [
+        stem if stems.count(stem) == 1 else '_'.join((*file.parts[-2:-1], file.name))
+        for file, stem in zip(files, stems, strict=True)
+    ]
+
+
+def tile(pictures: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
+    """Put pictures side by side, in about as many rows as columns."""
+    columns = int(np.ceil(np.sqrt(len(pictures) * 1.5)))
+    height = max(p.shape[0] for p in pictures) + gap
+    width = max(p.shape[1] for p in pictures) + gap
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((rows * height - gap, columns * width - gap, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        y, x = i // columns * height, i % columns * width
+        sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+    return sheet
+
+
+if __name__ == '__main__':
+    run(main)

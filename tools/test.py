@@ -1,0 +1,102 @@
+#!/usr/bin/env python
+"""Evaluate a trained detector or segmentor on the test split of its config."""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.evaluator import DumpResults
+
+from mmrecnext.cli import (
+    ConfigError,
+    add_config_arguments,
+    add_runner_arguments,
+    build_runner,
+    load_config,
+    prepare,
+    run,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line; the flags are MMDetection's."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint of the same model')
+    add_runner_arguments(parser)
+    parser.add_argument(
+        '--out',
+        metavar='PATH',
+        help='save the predictions: in a file *.pkl, or, of segmentation, as label maps '
+        'in a folder',
+    )
+    parser.add_argument(
+        '--show-dir', metavar='FOLDER', help='draw truth and prediction of each image'
+    )
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation: flips (and scales)'
+    )
+    return parser.parse_args()
+
+
+def main():
+    """Evaluate, and end with a line of figures."""
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    prepare(cfg, args, splits=('test',))
+    cfg.load_from = args.checkpoint
+    cfg.model.backbone.init_cfg = None  # the checkpoint holds the backbone
+    if args.show_dir:
+        draw(cfg, args.show_dir)
+    if args.tta:
+        augment(cfg)
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        save_label_maps(cfg, args.out)
+
+    runner = build_runner(cfg)
+    runner.strict = True
+    if args.out and args.out.endswith(('.pkl', '.pickle')):
+        runner.test_evaluator.metrics.append(DumpResults(args.out))
+    metrics = runner.test()
+    if runner.rank == 0:
+        figures = '  '.join(f'{k.split("/")[-1]} {v:.3f}' for k, v in metrics.items())
+        print(f'\n{Path(args.config).stem}: {figures}')
+        for kind, place in (('pictures', args.show_dir), ('predictions', args.out)):
+            if place:
+                print(f'{kind} in {place}')
+
+
+def draw(cfg: Config, folder: str):
+    """Have the visualization hook of either framework draw every image."""
+    if 'visualization' not in cfg.get('default_hooks', {}):
+        raise ConfigError('--show-dir: default_hooks has no `visualization`')
+    cfg.default_hooks.visualization.draw = True
+    if cfg.default_scope == 'mmdet':
+        # The hook puts this folder under work_dir and a time.
+        cfg.default_hooks.visualization.test_out_dir = str(Path(folder).absolute())
+    else:
+        cfg.visualizer.save_dir = folder
+
+
+def save_label_maps(cfg: Config, folder: str):
+    """Have the metric of MMSegmentation write each predicted label map."""
+    if cfg.default_scope != 'mmseg':
+        raise ConfigError(f'--out {folder}: detections are saved in a file *.pkl')
+    cfg.test_evaluator.output_dir = folder
+    cfg.test_evaluator.keep_results = True
+
+
+def augment(cfg: Config):
+    """Wrap the model and its pipeline for test-time augmentation."""
+    if cfg.default_scope == 'mmdet':
+        from mmrecnext.tta import add_flip_tta
+
+        add_flip_tta(cfg)
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise ConfigError('--tta: the config has no `tta_model` and `tta_pipeline`')
+    cfg.model = dict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,80 @@
+#!/usr/bin/env python
+"""Train a detector or a segmentor."""
+
+import argparse
+
+from mmrecnext.cli import (
+    ConfigError,
+    add_config_arguments,
+    add_runner_arguments,
+    build_runner,
+    load_config,
+    prepare,
+    run,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line; the flags are MMDetection's."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Example: train.py mask_rcnn_recnext_m3_coco.py --amp',
+    )
+    add_config_arguments(parser)
+    add_runner_arguments(parser)
+    parser.add_argument(
+        '--amp', action='store_true', help='train in automatic mixed precision'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate from the batch size that the config was made for '
+        'to the one at hand',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from CHECKPOINT, or from the latest in the work dir',
+    )
+    return parser.parse_args()
+
+
+def main():
+    """Train."""
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    prepare(cfg, args, splits=('train', 'val'))
+    if args.amp:
+        use_amp(cfg)
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ConfigError('--auto-scale-lr: set auto_scale_lr.base_batch_size')
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    build_runner(cfg).train()
+
+
+def use_amp(cfg):
+    """Wrap the optimizer for mixed precision, whatever wrapper the config has."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError('--amp needs a GPU; train without it')
+    if cfg.optim_wrapper.get('type', 'OptimWrapper') not in (
+        'OptimWrapper',
+        'AmpOptimWrapper',
+    ):
+        raise ConfigError(
+            f'--amp: the optimizer is wrapped by {cfg.optim_wrapper.type}; '
+            'it can only take the place of OptimWrapper'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+if __name__ == '__main__':
+    run(main)
