@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,8 +81,10 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     if not path.is_file():
         raise CheckpointError(f'there is no checkpoint {path}')
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        with warnings.catch_warnings():  # of TorchScript, which is refused below
+            warnings.simplefilter('ignore', UserWarning)
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(_explain(path, str(error))) from error
 
 
@@ -91,16 +94,19 @@ def _explain(path: Path, message: str) -> str:
             f'{path} is a TorchScript archive, a fused model for inference only: '
             'take the training checkpoint (.pth) of the same model'
         )
-    named = re.search(r'GLOBAL (\S+)', message)
-    if named or ('weights_only' in message and 'Unsupported' in message):
-        what = named[1] if named else message.splitlines()[0]
+    # After PyTorch's advice, which is to run the code, comes what it found.
+    found = message.rpartition('WeightsUnpickler error: ')[2].strip()
+    if code := re.search(
+        r'GLOBAL (\S+)|unrecognized function (.+)|(Can only .+)', found
+    ):
         return (
-            f'{path} is refused: loading it would execute code ({what}). '
+            f'{path} is refused: loading it would execute code '
+            f'({next(filter(None, code.groups()))}). '
             'Ask its author for a file of tensors only'
         )
     return (
         f'{path} is broken or cut short ({os.path.getsize(path)} bytes; '
-        f'{message.splitlines()[0] if message else "unexpected end of file"}). '
+        f'{found.splitlines()[0] if found else "unexpected end of file"}). '
         'Delete it and fetch it again'
     )
 
@@ -211,7 +217,7 @@ def load_pretrained(
         CheckpointError: where a weight is missing, left over or of another shape;
             the model is then as it was.
     """
-    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location, logger=None)
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location, 'silent')
     weights = backbone_weights(loaded, prefix)
     unbuilt = tuple(f'stages.{i}.' for i in range(len(model.stages), NUM_STAGES))
     weights = {k: v for k, v in weights.items() if not k.startswith(unbuilt)}

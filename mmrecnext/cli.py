@@ -19,7 +19,8 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 
-from mmrecnext.checkpoint import CheckpointError, explained_misfit
+from mmrecnext.checkpoint import CheckpointError
+from mmrecnext.runner import ConfigError, leaf_datasets
 
 FRAMEWORKS = {'mmdet': 'mmdet', 'mmseg': 'mmsegmentation'}
 """Default scopes that the tools know, and the distribution that each comes from."""
@@ -28,63 +29,6 @@ FRAMEWORKS = {'mmdet': 'mmdet', 'mmseg': 'mmsegmentation'}
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-
-
-class ConfigError(ValueError):
-    """A config, or data it names, that cannot be used."""
-
-
-@RUNNERS.register_module(name='RecNeXtRunner')
-class Runner(MMEngineRunner):
-    """MMEngine's runner, which also refuses to go on with nothing or with misfits.
-
-    Attributes:
-        strict (bool): whether a checkpoint to load must fit the model entirely, as it
-            must for a test; one to fine-tune from need not.
-    """
-
-    strict = False
-
-    @staticmethod
-    def build_dataloader(dataloader, *args, **kwargs):
-        """Build a data loader.
-
-        Raises:
-            ConfigError: where its dataset is empty.
-        """
-        try:
-            loader = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
-        except ValueError as error:
-            # So NumPy answers MMEngine when it packs the samples of an empty dataset.
-            if 'need at least one array' not in str(error):
-                raise
-            raise ConfigError(_describe_empty(dataloader['dataset'])) from error
-        if len(loader.dataset) == 0:
-            raise ConfigError(_describe_empty(dataloader['dataset']))
-        return loader
-
-    def load_checkpoint(self, filename, map_location='cpu', strict=False, **kwargs):
-        """Load a checkpoint, which must fit where it is tested or resumed.
-
-        Raises:
-            CheckpointError: where it must fit and does not.
-        """
-        strict = strict or self.strict or self._resume
-        if not strict:
-            return super().load_checkpoint(filename, map_location, strict, **kwargs)
-        with explained_misfit(filename):
-            return super().load_checkpoint(filename, map_location, strict, **kwargs)
-
-
-def _describe_empty(dataset: Mapping) -> str:
-    leaf = next(iter(_datasets(dataset)))
-    prefix = ', '.join(dict(leaf.get('data_prefix') or {}).values())
-    return (
-        f'no usable sample in the dataset {leaf.get("type")}: of '
-        f'{os.path.join(leaf.get("data_root") or "", leaf.get("ann_file") or prefix)} '
-        'nothing is left once images that are missing, unlabelled or too small are '
-        'dropped. Its class names must be those of `metainfo.classes`, if you set them'
-    )
 
 
 def run(main: Callable[[], None]):
@@ -265,7 +209,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]):
 
 def _data_paths(cfg: Config, split: str) -> Iterator[str]:
     loader = cfg.get(f'{split}_dataloader') or {}
-    for dataset in _datasets(loader['dataset']) if 'dataset' in loader else ():
+    for dataset in leaf_datasets(loader['dataset']) if 'dataset' in loader else ():
         root = dataset.get('data_root') or ''
         if ann_file := dataset.get('ann_file'):
             yield os.path.join(root, ann_file)
@@ -275,15 +219,6 @@ def _data_paths(cfg: Config, split: str) -> Iterator[str]:
     for evaluator in _nodes(cfg.get(f'{split}_evaluator')):
         if ann_file := evaluator.get('ann_file'):
             yield ann_file
-
-
-def _datasets(dataset: Mapping) -> Iterator[Mapping]:
-    """Yield the datasets that read files, from inside of any wrappers."""
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
-    for each in inner or ():
-        yield from _datasets(each)
-    if not inner:
-        yield dataset
 
 
 def _nodes(tree: Any) -> Iterator[ConfigDict]:

@@ -23,7 +23,8 @@ from pycocotools import mask as coco_mask
 from rich.progress import track
 
 from mmrecnext.checkpoint import explained_misfit
-from mmrecnext.cli import ConfigError, add_config_arguments, fit_cpu, load_config, run
+from mmrecnext.cli import add_config_arguments, fit_cpu, load_config, run
+from mmrecnext.runner import ConfigError
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')

@@ -8,7 +8,6 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
 from mmrecnext.cli import (
-    ConfigError,
     add_config_arguments,
     add_runner_arguments,
     build_runner,
@@ -16,6 +15,7 @@ from mmrecnext.cli import (
     prepare,
     run,
 )
+from mmrecnext.runner import ConfigError
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,8 +27,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out',
         metavar='PATH',
-        help='save the predictions: in a file *.pkl, or, of segmentation, as label maps '
-        'in a folder',
+        help='save the predictions: in a file *.pkl, or, of segmentation, as label '
+        'maps in a folder',
     )
     parser.add_argument(
         '--show-dir', metavar='FOLDER', help='draw truth and prediction of each image'

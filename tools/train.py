@@ -3,8 +3,10 @@
 
 import argparse
 
+import torch
+from mmengine.config import Config
+
 from mmrecnext.cli import (
-    ConfigError,
     add_config_arguments,
     add_runner_arguments,
     build_runner,
@@ -12,6 +14,7 @@ from mmrecnext.cli import (
     prepare,
     run,
 )
+from mmrecnext.runner import ConfigError
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,10 +61,8 @@ def main():
     build_runner(cfg).train()
 
 
-def use_amp(cfg):
+def use_amp(cfg: Config):
     """Wrap the optimizer for mixed precision, whatever wrapper the config has."""
-    import torch
-
     if not torch.cuda.is_available():
         raise ConfigError('--amp needs a GPU; train without it')
     if cfg.optim_wrapper.get('type', 'OptimWrapper') not in (

@@ -1,0 +1,46 @@
+# The commands of every day, the ones that CI runs too.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PY = $(BIN)/python
+
+.PHONY: help env data demo demo-seg test lint clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+env: $(VENV)/.ready  ## make the environment in .venv, from pinned requirements
+
+$(VENV)/.ready: $(wildcard requirements/*.txt) setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet -r requirements/dev.txt
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+data: env  ## draw the shapes of the demos into data/shapes
+	$(PY) tools/make_shapes_data.py data/shapes --size 320 --train 400 --val 60
+
+# Train on the shapes, draw predictions of held-out ones, evaluate.
+define run_demo
+$(PY) tools/train.py configs/$(1).py
+$(PY) tools/infer.py configs/$(1).py "$$(cat work_dirs/$(1)/last_checkpoint)" \
+    data/shapes/val2017 --out-dir work_dirs/$(1)/pictures --sheet 6
+$(PY) tools/test.py configs/$(1).py "$$(cat work_dirs/$(1)/last_checkpoint)"
+@echo "pictures: work_dirs/$(1)/pictures, six of them in sheet.png"
+endef
+
+demo: data  ## train, evaluate and draw Mask R-CNN on the shapes
+	$(call run_demo,mask_rcnn_recnext_m0_shapes)
+
+demo-seg: data  ## train, evaluate and draw Semantic FPN on the shapes
+	$(call run_demo,sem_fpn_recnext_m0_shapes)
+
+test: env  ## run all tests
+	$(PY) -m pytest
+
+lint: env  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:  ## remove the environment, caches and run output
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache work_dirs

@@ -1,0 +1,117 @@
+"""MMEngine's runner, made to resume exactly and to refuse what would go wrong."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner as MMEngineRunner
+
+from mmrecnext.checkpoint import explained_misfit
+
+
+class ConfigError(ValueError):
+    """A config, or data it names, that cannot be used."""
+
+
+class SeedHook(Hook):
+    """Makes chance depend on the seed, the rank and the step alone.
+
+    A run that was interrupted and resumed then repeats one that was not: MMEngine's
+    checkpoints hold no states of random generators. Data are augmented by Python's and
+    NumPy's generators, seeded by epoch (an iteration-based run, which is one epoch,
+    fetches what it skips); the model draws from PyTorch's, seeded by iteration. Worker
+    processes seed themselves: exact repetition takes ``num_workers=0``.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train_epoch(self, runner: MMEngineRunner):
+        """Seed what augments the data."""
+        seed = self.seed(runner, runner.epoch)
+        random.seed(seed)
+        np.random.seed(seed)
+
+    def before_train_iter(
+        self, runner: MMEngineRunner, batch_idx: int, data_batch=None
+    ):
+        """Seed what the model draws."""
+        torch.manual_seed(self.seed(runner, runner.iter))
+
+    @staticmethod
+    def seed(runner: MMEngineRunner, step: int) -> int:
+        """Mix seed, rank and step into 32 bits."""
+        sequence = np.random.SeedSequence([runner.seed, runner.rank, step])
+        return int(sequence.generate_state(1)[0])
+
+
+@RUNNERS.register_module(name='RecNeXtRunner')
+class Runner(MMEngineRunner):
+    """MMEngine's runner, which also refuses to go on with nothing or with misfits.
+
+    Attributes:
+        strict (bool): whether a checkpoint to load must fit the model entirely, as it
+            must for a test; one to fine-tune from need not.
+    """
+
+    strict = False
+
+    def register_hooks(self, *args, **kwargs):
+        """Register the hooks of the config, and the one that seeds each step."""
+        super().register_hooks(*args, **kwargs)
+        self.register_hook(SeedHook())
+
+    @staticmethod
+    def build_dataloader(dataloader, *args, **kwargs):
+        """Build a data loader.
+
+        Raises:
+            ConfigError: where its dataset is empty.
+        """
+        try:
+            loader = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
+        except ValueError as error:
+            # So NumPy answers MMEngine when it packs the samples of an empty dataset.
+            if 'need at least one array' not in str(error):
+                raise
+            raise ConfigError(_describe_empty(dataloader['dataset'])) from error
+        if len(loader.dataset) == 0:
+            raise ConfigError(_describe_empty(dataloader['dataset']))
+        return loader
+
+    def load_checkpoint(self, filename, map_location='cpu', strict=False, **kwargs):
+        """Load a checkpoint, which must fit where it is tested or resumed.
+
+        Raises:
+            CheckpointError: where it must fit and does not.
+        """
+        strict = strict or self.strict or self._resume
+        if not strict:
+            return super().load_checkpoint(filename, map_location, strict, **kwargs)
+        with explained_misfit(filename):
+            return super().load_checkpoint(filename, map_location, strict, **kwargs)
+
+
+def _describe_empty(dataset: Mapping) -> str:
+    leaf = next(iter(leaf_datasets(dataset)))
+    prefix = ', '.join(dict(leaf.get('data_prefix') or {}).values())
+    return (
+        f'no usable sample in the dataset {leaf.get("type")}: of '
+        f'{os.path.join(leaf.get("data_root") or "", leaf.get("ann_file") or prefix)} '
+        'nothing is left once images that are missing, unlabelled or too small are '
+        'dropped. Its class names must be those of `metainfo.classes`, if you set them'
+    )
+
+
+def leaf_datasets(dataset: Mapping) -> Iterator[Mapping]:
+    """Yield the datasets that read files, from inside of any wrappers."""
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    for each in inner or ():
+        yield from leaf_datasets(each)
+    if not inner:
+        yield dataset

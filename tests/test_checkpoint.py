@@ -1,0 +1,217 @@
+import numpy as np
+import pytest
+import torch
+from conftest import golden_input, golden_weights
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from test_recnext import TINY
+
+from mmrecnext import RecNeXt
+from mmrecnext.checkpoint import CheckpointError, backbone_weights
+
+
+class RunsCode:
+    def __reduce__(self):
+        return print, ('this must never be printed',)
+
+
+@pytest.fixture(scope='module')
+def m0(golden_states):
+    return golden_weights(golden_states, 'm0', head=True)
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(content, name='weights.pth'):
+        torch.save(content, tmp_path / name)
+        return str(tmp_path / name)
+
+    return save
+
+
+def load(checkpoint, arch='m0', prefix=None, **options):
+    init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
+    if prefix is not None:
+        init_cfg['prefix'] = prefix
+    model = RecNeXt(arch, init_cfg=init_cfg, **options)
+    model.init_weights()
+    return model
+
+
+def with_prefix(weights, prefix):
+    return {prefix + key: value for key, value in weights.items()}
+
+
+FORMS = {
+    'published': lambda w: {'model': w, 'epoch': 299},
+    'bare': lambda w: w,
+    'data parallel': lambda w: {'state_dict': with_prefix(w, 'module.')},
+    'mmlab detector': lambda w: {
+        'meta': {'epoch': 12},
+        'state_dict': {
+            **with_prefix({k: v for k, v in w.items() if 'head' not in k}, 'backbone.'),
+            'neck.lateral_convs.0.conv.weight': torch.zeros(1),
+        },
+    },
+}
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_forms(form, m0, save, golden_features):
+    model = load(save(FORMS[form](m0))).eval()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, m0[key])
+    with torch.no_grad():
+        last = model(golden_input())[3].flatten()
+    sample = np.linspace(0, last.numel() - 1, 256).astype(int)
+    golden = golden_features['recnext_m0.stage3']
+    assert np.abs(last.numpy()[sample] - golden).max() <= 1e-5 * golden.std()
+
+
+def test_prefix(m0, save):
+    file = save(with_prefix(m0, 'teacher.net.'))
+    assert load(file, prefix='teacher.net').is_init
+    with pytest.raises(CheckpointError, match=r"begins with 'student\.'.*teacher"):
+        load(file, prefix='student.')
+
+
+def test_fewer_stages_take_what_they_need(m0, save):
+    model = load(save({'model': m0}), out_indices=(0, 1))
+    assert torch.equal(
+        model.stages[1].blocks[0].norm.weight, m0['stages.1.blocks.0.norm.weight']
+    )
+
+
+def test_the_count_is_logged(m0, save, caplog):
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    load(save({'model': m0}))
+    logger.removeHandler(caplog.handler)
+    assert (
+        f'Loaded {len(m0) - 14}/{len(m0) - 14} weights of the backbone' in caplog.text
+    )
+
+
+def renamed(w):
+    w['stages.0.blocks.0.norm.wait'] = w.pop('stages.0.blocks.0.norm.weight')
+
+
+def reshaped(w):
+    w['stem.stem.0.conv.weight'] = w['stem.stem.0.conv.weight'][:, :1]
+
+
+def removed(w):
+    del w['stages.3.blocks.0.token_mixer.down.weight']
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        (renamed, r'missing: stages\.0\.blocks\.0\.norm\.weight; left over: .*wait'),
+        (reshaped, r'stem\.0\.conv\.weight \[20, 1, 3, 3\] instead of \[20, 3, 3, 3\]'),
+        (removed, 'missing: stages.3.blocks.0.token_mixer.down.weight'),
+    ],
+)
+def test_misfits_are_errors(spoil, message, m0, save):
+    weights = dict(m0)
+    spoil(weights)
+    file = save({'model': weights})
+    model = RecNeXt('m0', init_cfg=dict(type='Pretrained', checkpoint=file))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        model.init_weights()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_the_right_model_is_named(m0, save):
+    with pytest.raises(CheckpointError, match='These are weights of m0, this is m1'):
+        load(save({'model': m0}), 'm1')
+
+
+def test_no_weights(save):
+    with pytest.raises(CheckpointError, match=r'no weights.*it has epoch'):
+        load(save({'epoch': 3}))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(CheckpointError, match=r'there is no checkpoint .*nowhere.pth'):
+        load(str(tmp_path / 'nowhere.pth'))
+
+
+def test_unreachable_url(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    with pytest.raises(CheckpointError, match=r'cannot download .*put it at'):
+        load('http://127.0.0.1:9/recnext_m0_distill_300e.pth')
+
+
+def test_downloaded_file_is_found(tmp_path, monkeypatch, m0):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    cache = tmp_path / 'hub' / 'checkpoints'
+    cache.mkdir(parents=True)
+    torch.save({'model': m0}, cache / 'recnext_m0_distill_300e.pth')
+    assert load('http://127.0.0.1:9/recnext_m0_distill_300e.pth').is_init
+
+
+@pytest.mark.parametrize('size', [0, 100, 30_000])
+def test_truncated_file(size, m0, save, tmp_path):
+    whole = (tmp_path / save({'model': m0})).read_bytes()
+    (tmp_path / 'part.pth').write_bytes(whole[:size])
+    with pytest.raises(CheckpointError, match=r'part\.pth is broken or cut short'):
+        load(str(tmp_path / 'part.pth'))
+
+
+def test_other_file(tmp_path):
+    (tmp_path / 'page.pth').write_text('<html>404</html>')
+    with pytest.raises(CheckpointError, match='is broken'):
+        load(str(tmp_path / 'page.pth'))
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_code_is_refused_and_not_run(zipped, tmp_path, capfd):
+    file = tmp_path / 'bomb.pth'
+    torch.save({'model': RunsCode()}, file, _use_new_zipfile_serialization=zipped)
+    for read in (load, CheckpointLoader.load_checkpoint):
+        with pytest.raises(CheckpointError, match=r'refused.*execute code.*print'):
+            read(str(file))
+    assert 'never be printed' not in capfd.readouterr().out
+
+
+def test_getattr_reaches_only_log_histories(tmp_path):
+    class Reaches:
+        def __reduce__(self):
+            return getattr, (np.ndarray, 'tofile')
+
+    torch.save(Reaches(), tmp_path / 'reach.pth')
+    with pytest.raises(CheckpointError, match='execute code'):
+        CheckpointLoader.load_checkpoint(str(tmp_path / 'reach.pth'))
+
+
+def test_torchscript_is_refused_for_training(tmp_path):
+    torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / 'fused.pt')
+    with pytest.raises(
+        CheckpointError, match=r'TorchScript archive.*training checkpoint'
+    ):
+        load(str(tmp_path / 'fused.pt'))
+
+
+def test_log_histories_load(save):
+    history = HistoryBuffer([1.0, 2.0, 3.0], [1, 1, 1])
+    file = save({'meta': {'score': np.float64(0.5)}, 'history': history})
+    loaded = CheckpointLoader.load_checkpoint(file)
+    assert loaded['history'].mean() == 2
+    assert loaded['history'].statistics('max') == 3
+    assert loaded['meta']['score'] == 0.5
+
+
+def test_head_is_left_out(m0):
+    assert any(key.startswith('head.') for key in m0)
+    assert backbone_weights({'model': m0}).keys() == RecNeXt('m0').state_dict().keys()
+
+
+def test_plain_initialisation_still_works():
+    init_cfg = dict(type='Constant', layer='Conv2d', val=0.5)
+    model = RecNeXt(TINY, init_cfg=init_cfg)
+    model.init_weights()
+    assert (model.stem.stem[0].conv.weight == 0.5).all()
