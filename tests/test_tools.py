@@ -1,0 +1,402 @@
+import json
+import os
+import pickle
+import re
+import runpy
+import socket
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, golden_weights, run_tool
+from mmdet.datasets import CocoDataset
+
+DET = ROOT / 'configs/mask_rcnn_recnext_m3_coco.py'
+SEG = ROOT / 'configs/sem_fpn_recnext_m3_ade20k.py'
+
+
+def check(result):
+    """Return what a tool printed, after it succeeded."""
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope='module')
+def coco(tmp_path_factory):
+    """80 classes in COCO's format and layout."""
+    folder = tmp_path_factory.mktemp('data') / 'coco'
+    names = CocoDataset.METAINFO['classes']
+    options = ['--train', 4, '--val', 2, '--size', 96]
+    check(
+        run_tool('tools/make_shapes_data.py', folder, *options, '--class-names', *names)
+    )
+    return folder
+
+
+@pytest.fixture(scope='module')
+def ade(tmp_path_factory):
+    """150 labels in the layout of ADE20K."""
+    folder = tmp_path_factory.mktemp('data') / 'ade'
+    options = ['--train', 8, '--val', 2, '--size', 96, '--classes', 149]
+    check(run_tool('tools/make_shapes_data.py', folder, *options))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    """Data of the demo configs, few and small."""
+    folder = tmp_path_factory.mktemp('data') / 'shapes'
+    options = ['--train', 8, '--val', 2, '--size', 96, '--objects', '2-4']
+    check(run_tool('tools/make_shapes_data.py', folder, *options))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def pretrained(tmp_path_factory, golden_states):
+    """ImageNet weights of m3 in the published form, with made-up values."""
+    file = tmp_path_factory.mktemp('weights') / 'recnext_m3_distill_300e.pth'
+    torch.save({'model': golden_weights(golden_states, 'm3', head=True)}, file)
+    return file
+
+
+@pytest.fixture(scope='module')
+def detector(coco, pretrained, tmp_path_factory):
+    """Train the published detection config for two iterations, on small images."""
+    work_dir = tmp_path_factory.mktemp('det')
+    options = [
+        *('--data-root', coco, '--work-dir', work_dir, '--cfg-options'),
+        f'model.backbone.init_cfg.checkpoint={pretrained}',
+        'train_dataloader.dataset.pipeline.2.scale=(96,96)',
+        'val_dataloader.dataset.pipeline.1.scale=(96,96)',
+        'default_hooks.logger.interval=1',
+    ]
+    log = check(run_tool('tools/train.py', DET, *options, 'train_cfg.max_epochs=1'))
+    return work_dir, options, log
+
+
+@pytest.fixture(scope='module')
+def segmentor(ade, pretrained, tmp_path_factory):
+    """Train the published segmentation config for two iterations, on small images."""
+    work_dir = tmp_path_factory.mktemp('seg')
+    options = [
+        *('--data-root', ade, '--work-dir', work_dir, '--cfg-options'),
+        f'model.backbone.init_cfg.checkpoint={pretrained}',
+        'train_dataloader.dataset.pipeline.2.scale=(128,64)',
+        'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
+        'model.data_preprocessor.size=(64,64)',
+        'val_dataloader.dataset.pipeline.1.scale=(128,64)',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'default_hooks.logger.interval=1',
+        'train_cfg.val_interval=2',
+        'default_hooks.checkpoint.interval=2',
+    ]
+    log = check(run_tool('tools/train.py', SEG, *options, 'train_cfg.max_iters=2'))
+    return work_dir, options, log
+
+
+def losses(log):
+    return [float(x) for x in re.findall(r' loss: (\S+)', log)]
+
+
+class TestPublishedDetection:
+    def test_trains(self, detector):
+        work_dir, _, log = detector
+        assert 'Loaded 368/368 weights of the backbone' in log
+        assert len(losses(log)) == 2 and np.isfinite(losses(log)).all()
+        assert 'coco/segm_mAP: ' in log  # evaluated after the epoch
+        assert (work_dir / 'epoch_1.pth').is_file()
+
+    def test_resumes(self, detector):
+        work_dir, options, _ = detector
+        options = [*options, 'train_cfg.max_epochs=2']
+        log = check(run_tool('tools/train.py', DET, '--resume', *options))
+        assert 'resumed epoch: 1, iter: 2' in log
+        assert len(losses(log)) == 2
+        assert (work_dir / 'epoch_2.pth').is_file()
+
+    @pytest.mark.parametrize('tta', [False, True])
+    def test_evaluates(self, tta, detector, coco, tmp_path):
+        work_dir, *_ = detector
+        options = [
+            *(
+                '--work-dir',
+                tmp_path,
+                '--data-root',
+                coco,
+                '--show-dir',
+                tmp_path / 'show',
+            ),
+            *('--out', tmp_path / 'predictions.pkl', *(['--tta'] if tta else [])),
+            *('--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(96,96)'),
+            'model.test_cfg.rcnn.score_thr=0.0',
+        ]
+        checkpoint = work_dir / 'epoch_1.pth'
+        log = check(run_tool('tools/test.py', DET, checkpoint, *options))
+        assert re.search(
+            r'bbox_mAP -?\d\.\d+ .*segm_mAP -?\d\.\d+', log.splitlines()[-3]
+        )
+        assert len(pickle.loads((tmp_path / 'predictions.pkl').read_bytes())) == 2
+        pictures = [*tmp_path.rglob('show/**/*.jpg'), *tmp_path.rglob('show/**/*.png')]
+        assert len(pictures) == 2
+
+
+class TestPublishedSegmentation:
+    def test_trains(self, segmentor):
+        work_dir, _, log = segmentor
+        assert 'Loaded 368/368 weights of the backbone' in log
+        assert len(losses(log)) == 2 and np.isfinite(losses(log)).all()
+        assert 'mIoU: ' in log
+        assert (work_dir / 'iter_2.pth').is_file()
+
+    def test_resumes(self, segmentor):
+        work_dir, options, _ = segmentor
+        options = [*options, 'train_cfg.max_iters=4']
+        log = check(run_tool('tools/train.py', SEG, '--resume', *options))
+        assert 'resumed epoch: 0, iter: 2' in log
+        assert len(losses(log)) == 2
+        assert (work_dir / 'iter_4.pth').is_file()
+
+    @pytest.mark.parametrize('tta', [False, True])
+    def test_evaluates(self, tta, segmentor, ade, tmp_path):
+        work_dir, *_ = segmentor
+        options = [
+            *(
+                '--work-dir',
+                tmp_path,
+                '--data-root',
+                ade,
+                '--show-dir',
+                tmp_path / 'show',
+            ),
+            *('--out', tmp_path / 'maps', *(['--tta'] if tta else [])),
+            *('--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(128,64)'),
+        ]
+        checkpoint = work_dir / 'iter_2.pth'
+        log = check(run_tool('tools/test.py', SEG, checkpoint, *options))
+        assert re.search(r'mIoU \d+\.\d+', log.splitlines()[-3])
+        maps = [cv2.imread(str(p), 0) for p in (tmp_path / 'maps').glob('*.png')]
+        assert [x.shape for x in maps] == [(96, 96)] * 2
+        assert len([*tmp_path.rglob('show/**/*.png')]) == 2
+
+
+class TestInference:
+    def test_detector_on_image_folder_and_video(self, detector, coco, tmp_path):
+        work_dir, *_ = detector
+        writer = cv2.VideoWriter(
+            str(tmp_path / 'clip.mp4'), cv2.VideoWriter_fourcc(*'mp4v'), 5, (64, 48)
+        )
+        for _ in range(3):
+            writer.write(np.full((48, 64, 3), 90, np.uint8))
+        writer.release()
+        folder = coco / 'val2017'
+        image = next(folder.iterdir())
+        out = tmp_path / 'out'
+        options = ['--out-dir', out, '--sheet', 2, '--score-thr', 0]
+        small = ['--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(96,96)']
+        inputs = [image, folder, tmp_path / 'clip.mp4']
+        checkpoint = work_dir / 'epoch_1.pth'
+        log = check(
+            run_tool('tools/infer.py', DET, checkpoint, *inputs, *options, *small)
+        )
+        assert '6 pictures' in log
+        predictions = json.loads((out / 'predictions.json').read_text())
+        assert len(predictions) == 1 + 2 + 3
+        for found in predictions[0]['detections']:
+            assert found['class'] in CocoDataset.METAINFO['classes']
+            assert len(found['box']) == 4 and found['mask']['size'] == [96, 96]
+        assert (
+            cv2.VideoCapture(str(out / 'clip.mp4')).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+        )
+        assert cv2.imread(str(out / 'sheet.png')).shape[1] > 2 * 96
+
+    def test_segmentor(self, segmentor, ade, tmp_path):
+        work_dir, *_ = segmentor
+        small = ['--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(128,64)']
+        folder = ade / 'images/validation'
+        checkpoint = work_dir / 'iter_2.pth'
+        options = ['--out-dir', tmp_path, *small]
+        check(run_tool('tools/infer.py', SEG, checkpoint, folder, *options))
+        predictions = json.loads((tmp_path / 'predictions.json').read_text())
+        assert [sum(p['shares'].values()) for p in predictions] == pytest.approx(
+            [1, 1], abs=1e-2
+        )
+        assert len([*tmp_path.glob('*.png')]) == 2
+
+
+def scalars(work_dir):
+    """Loss by iteration, as logged by all runs in a work dir."""
+    lines = [
+        json.loads(line)
+        for file in sorted(work_dir.glob('*/vis_data/scalars.json'))
+        for line in file.read_text().splitlines()
+    ]
+    return {line['step']: line['loss'] for line in lines if 'loss' in line}
+
+
+@pytest.mark.parametrize('kind', ['mask_rcnn', 'sem_fpn'])
+def test_resumed_halves_repeat_a_whole_run_in_two_processes(kind, shapes, tmp_path):
+    options = {
+        'mask_rcnn': [
+            'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+            'default_hooks.checkpoint.interval=1',
+            'train_cfg.val_interval=99',
+        ],
+        'sem_fpn': ['default_hooks.checkpoint.interval=2', 'train_cfg.val_interval=99'],
+    }[kind]
+
+    def train(work_dir, steps, *more):
+        command = [ROOT / 'tools/dist_train.sh', f'{kind}_recnext_m0_shapes.py', 2]
+        command += ['--data-root', shapes, '--work-dir', tmp_path / work_dir, *more]
+        command += ['--cfg-options', *options, f'train_cfg.{steps}']
+        command += ['train_dataloader.batch_size=2', 'default_hooks.logger.interval=1']
+        command += ['model.backbone.norm_cfg.type=SyncBN']
+        command += ['model.backbone.drop_path_rate=0.2']
+        return check(
+            subprocess.run(
+                [*map(str, command)],
+                env={**os.environ, 'PYTHON': sys.executable, 'PORT': str(free_port())},
+                capture_output=True,
+                text=True,
+            )
+        )
+
+    # Two batches of 2 x 2 images an epoch.
+    half, whole = {
+        'mask_rcnn': ('max_epochs=1', 'max_epochs=2'),
+        'sem_fpn': ('max_iters=2', 'max_iters=4'),
+    }[kind]
+    log = train('whole', whole)
+    assert 'SyncBN needs GPUs' in log and 'Distributed training: True' in log
+    train('halves', half)
+    train('halves', whole, '--resume')
+
+    expected, resumed = scalars(tmp_path / 'whole'), scalars(tmp_path / 'halves')
+    assert list(expected) == list(resumed) == [1, 2, 3, 4]
+    for step, loss in expected.items():
+        assert resumed[step] == pytest.approx(loss, rel=1e-5), step
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+class TestBadInput:
+    """Each is told in a line, with what to do, before anything is computed."""
+
+    @pytest.fixture
+    def fails(self, monkeypatch, tmp_path, capsys):
+        """Run a tool in this process; return the line that it exits with."""
+
+        def fails(tool, *args):
+            argv = [f'tools/{tool}.py', *map(str, args)]
+            monkeypatch.setattr(sys, 'argv', argv)
+            monkeypatch.chdir(tmp_path)
+            with pytest.raises(SystemExit) as exit:
+                runpy.run_path(str(ROOT / argv[0]), run_name='__main__')
+            message = str(exit.value.code)
+            assert message.startswith(f'{tool}.py: error: ') and '\n' not in message
+            return message
+
+        return fails
+
+    def test_missing_config(self, fails):
+        assert 'mask_rcnn_recnext_m3_coco.py' in fails('train', 'mask_rcnn.py')
+
+    def test_broken_config(self, fails, tmp_path):
+        (tmp_path / 'broken.py').write_text('model = dict(')
+        assert 'cannot read' in fails('train', tmp_path / 'broken.py')
+
+    def test_config_of_another_framework(self, fails, tmp_path):
+        (tmp_path / 'other.py').write_text("default_scope = 'mmpretrain'")
+        message = fails('train', tmp_path / 'other.py')
+        assert 'config for mmpretrain' in message and 'mmdet and mmseg' in message
+
+    def test_framework_that_is_not_installed(self, fails, monkeypatch):
+        import mmrecnext.cli
+
+        monkeypatch.setattr(mmrecnext.cli, 'find_spec', lambda name: None)
+        assert 'pip install mmsegmentation' in fails('train', SEG)
+
+    @pytest.mark.parametrize('config', [DET, SEG])
+    def test_missing_data(self, config, fails):
+        message = fails('train', config)
+        assert 'is missing' in message and '--data-root' in message
+
+    def test_missing_pretrained_file(self, fails, coco):
+        option = 'model.backbone.init_cfg.checkpoint=nowhere.pth'
+        message = fails('train', DET, '--data-root', coco, '--cfg-options', option)
+        assert 'there is no checkpoint nowhere.pth' in message
+
+    def test_misspelt_option(self, fails, coco):
+        args = ('--data-root', coco, '--cfg-options')
+        assert 'did you mean optim_wrapper' in fails(
+            'train', DET, *args, 'optim_wraper.optimizer.lr=1'
+        )
+        assert 'frozen_stages' in fails(
+            'train', DET, *args, 'model.backbone.frozen_stage=1'
+        )
+
+    def test_unknown_arch(self, fails, coco):
+        args = ('--data-root', coco, '--cfg-options', 'model.backbone.arch=m9')
+        assert 'm0, m1, m2' in fails('train', DET, *args)
+
+    @pytest.mark.parametrize('config', [DET, SEG])
+    def test_empty_dataset(self, config, fails, tmp_path):
+        for name in ('annotations', 'train2017', 'val2017', 'images/training'):
+            (tmp_path / 'data' / name).mkdir(parents=True)
+        for name in ('annotations', 'images'):
+            (tmp_path / 'data' / name / 'training').mkdir(exist_ok=True)
+            (tmp_path / 'data' / name / 'validation').mkdir(exist_ok=True)
+        empty = json.dumps(dict(images=[], annotations=[], categories=[]))
+        for split in ('train', 'val'):
+            file = tmp_path / f'data/annotations/instances_{split}2017.json'
+            file.write_text(empty)
+        args = ('--data-root', tmp_path / 'data', '--cfg-options')
+        message = fails('train', config, *args, 'model.backbone.init_cfg=None')
+        assert 'no usable sample' in message
+
+    def test_checkpoint_of_another_model(self, fails, detector, coco):
+        work_dir, *_ = detector
+        args = (DET, work_dir / 'epoch_1.pth', '--data-root', coco, '--cfg-options')
+        message = fails('test', *args, 'model.neck.out_channels=128')
+        assert 'does not fit the model of this config' in message
+
+    def test_broken_checkpoint(self, fails, detector, coco, tmp_path):
+        work_dir, *_ = detector
+        part = (work_dir / 'epoch_1.pth').read_bytes()[:1000]
+        (tmp_path / 'part.pth').write_bytes(part)
+        for tool in ('test', 'infer'):
+            more = ('--data-root', coco) if tool == 'test' else (coco / 'val2017',)
+            message = fails(tool, DET, tmp_path / 'part.pth', *more)
+            assert 'is broken or cut short' in message
+
+    def test_resuming_from_code(self, fails, coco, tmp_path):
+        torch.save({'meta': print}, tmp_path / 'bomb.pth')
+        args = (DET, '--data-root', coco, '--resume', tmp_path / 'bomb.pth')
+        message = fails('train', *args, '--cfg-options', 'model.backbone.init_cfg=None')
+        assert 'would execute code (builtins.print)' in message
+
+    def test_amp_without_gpu(self, fails, coco):
+        if torch.cuda.is_available():
+            pytest.skip('there is a GPU')
+        assert 'needs a GPU' in fails('train', DET, '--data-root', coco, '--amp')
+
+    def test_inputs_of_inference(self, fails, tmp_path):
+        (tmp_path / 'empty').mkdir()
+        (tmp_path / 'notes.txt').write_text('')
+        args = ('infer', DET, 'x.pth')
+        assert 'no image or video' in fails(*args, tmp_path / 'empty')
+        assert 'neither an image' in fails(*args, tmp_path / 'notes.txt')
+        assert 'there is no image' in fails(*args, tmp_path / 'nothing.jpg')
+
+
+def test_installation_report():
+    report = check(run_tool('-m', 'mmrecnext'))
+    for word in ('torch', 'mmengine', 'm0 m1', 'detection: ready', 'roi_align'):
+        assert word in report
