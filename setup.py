@@ -28,8 +28,8 @@ class BuildWithConfigs(build_py):
             )
 
 
-# `install_requires` leaves mmcv out: `mmcv` (compiled) and `mmcv-lite` (extra `lite`) are
-# two distributions of one package, and pip cannot ask for either.
+# Not in `install_requires`: `mmcv` (compiled) and `mmcv-lite` (extra `lite`) are two
+# distributions of one package, and pip cannot ask for either.
 DETECTION = ['mmdet>=3.1.0,<3.4.0']
 SEGMENTATION = ['mmsegmentation>=1.1.0,<1.3.0', 'ftfy', 'regex']
 TIMM = ['timm>=1.0.0', 'safetensors']

@@ -1,4 +1,4 @@
-# Mask R-CNN with light heads on the shapes of tools/make_shapes_data.py: minutes on a CPU.
+# Mask R-CNN with light heads on the shapes of tools/make_shapes_data.py, for a CPU.
 _base_ = './mask_rcnn_recnext_m3_coco.py'
 
 data_root = 'data/shapes/'
@@ -15,17 +15,17 @@ model = dict(
         anchor_generator=dict(scales=[6], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=width),
+        bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
         bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=5),
-        mask_roi_extractor=dict(out_channels=width),
+        mask_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
         mask_head=dict(
-            num_convs=2, in_channels=width, conv_out_channels=width, num_classes=5
+            num_convs=2, in_channels=width, conv_out_channels=width // 2, num_classes=5
         ),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=128)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=48)),
+        rcnn=dict(sampler=dict(num=32)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)),
 )

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
+from mmrecnext.errors import OptionError
+
 NUM_STAGES = 4
 
 
@@ -37,7 +39,7 @@ class Arch:
     def __post_init__(self):
         for name in ('dims', 'depths', 'mixers'):
             if len(getattr(self, name)) != NUM_STAGES:
-                raise ValueError(
+                raise OptionError(
                     f'arch: `{name}` needs {NUM_STAGES} entries, one per stage, '
                     f'got {getattr(self, name)!r}'
                 )
@@ -45,13 +47,13 @@ class Arch:
             wide != 2 * narrow
             for narrow, wide in zip(self.dims, self.dims[1:], strict=False)
         ):
-            raise ValueError(
+            raise OptionError(
                 f'arch: each entry of `dims` is twice the one before, got {self.dims!r}'
             )
         if min(self.depths) < 0:
-            raise ValueError(f'arch: `depths` are not negative, got {self.depths!r}')
+            raise OptionError(f'arch: `depths` are not negative, got {self.depths!r}')
         if self.mlp_ratio <= 0:
-            raise ValueError(f'arch: `mlp_ratio` is positive, got {self.mlp_ratio!r}')
+            raise OptionError(f'arch: `mlp_ratio` is positive, got {self.mlp_ratio!r}')
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -91,11 +93,13 @@ def get_arch(arch: str | Mapping) -> Arch:
             ``base``, a name, the dict overrides fields of that model.
 
     Raises:
-        ValueError: for an unknown name or setting, naming the valid ones.
+        OptionError: for an unknown name or setting, naming the valid ones.
     """
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ValueError(f'unknown arch {arch!r}; the archs are {", ".join(ARCHS)}')
+            raise OptionError(
+                f'unknown arch {arch!r}; the archs are {", ".join(ARCHS)}'
+            )
         return ARCHS[arch]
     if not isinstance(arch, Mapping):
         raise TypeError(f'arch is a name or a dict of settings, got {arch!r}')
@@ -104,7 +108,7 @@ def get_arch(arch: str | Mapping) -> Arch:
     base = get_arch(settings.pop('base', 'm0'))
     valid = [field.name for field in fields(Arch)]
     if unknown := sorted(set(settings) - set(valid)):
-        raise ValueError(
+        raise OptionError(
             f'arch has no setting {", ".join(unknown)}; '
             f'the settings are base, {", ".join(valid)}'
         )

@@ -22,12 +22,9 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmrecnext.archs import ARCHS, NUM_STAGES
+from mmrecnext.errors import CheckpointError
 
 SHOWN_KEYS = 3
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, broken, unsafe, or not of the model at hand."""
 
 
 def _history_buffer_method(owner: Any, name: str) -> Any:

@@ -19,8 +19,8 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 
-from mmrecnext.checkpoint import CheckpointError
-from mmrecnext.runner import ConfigError, leaf_datasets
+from mmrecnext.errors import ConfigError, UserError
+from mmrecnext.runner import leaf_datasets
 
 FRAMEWORKS = {'mmdet': 'mmdet', 'mmseg': 'mmsegmentation'}
 """Default scopes that the tools know, and the distribution that each comes from."""
@@ -35,7 +35,7 @@ def run(main: Callable[[], None]):
     """Run a tool; what the user can mend is told in a line, with no traceback."""
     try:
         main()
-    except (ConfigError, CheckpointError) as error:
+    except UserError as error:
         sys.exit(f'{Path(sys.argv[0]).name}: error: {error}')
 
 

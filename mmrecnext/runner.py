@@ -13,10 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 
 from mmrecnext.checkpoint import explained_misfit
-
-
-class ConfigError(ValueError):
-    """A config, or data it names, that cannot be used."""
+from mmrecnext.errors import ConfigError
 
 
 class SeedHook(Hook):

@@ -7,7 +7,8 @@ from mmengine.runner import CheckpointLoader
 from test_recnext import TINY
 
 from mmrecnext import RecNeXt
-from mmrecnext.checkpoint import CheckpointError, backbone_weights
+from mmrecnext.checkpoint import backbone_weights
+from mmrecnext.errors import CheckpointError
 
 
 class RunsCode:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrecnext import ARCHS, RecNeXt
+from mmrecnext.errors import OptionError
 from mmrecnext.models import RecConv
 
 # One block per stage: as deep as a test needs, and quick.
@@ -205,19 +206,19 @@ def test_other_image_channels():
 @pytest.mark.parametrize(
     ('options', 'error', 'message'),
     [
-        (dict(arch='m6'), ValueError, 'm0, m1, m2, m3, m4, m5'),
+        (dict(arch='m6'), OptionError, 'm0, m1, m2, m3, m4, m5'),
         (dict(arch=3), TypeError, 'a name or a dict'),
-        (dict(arch=dict(depth=(1, 1, 1, 1))), ValueError, 'dims, depths, mixers'),
-        (dict(arch=dict(depths=(1, 1, 1))), ValueError, '4 entries, one per stage'),
-        (dict(arch=dict(dims=(8, 16, 32, 65))), ValueError, 'twice the one before'),
-        (dict(arch=dict(mlp_ratio=0)), ValueError, 'positive'),
-        (dict(out_indices=(0, 4)), ValueError, r'\(0, 1, 2, 3\)'),
-        (dict(out_indices=()), ValueError, 'one or more'),
-        (dict(out_indices=(1, 1)), ValueError, 'each once'),
-        (dict(frozen_stages=5), ValueError, 'up to 4'),
-        (dict(frozen_stages=3, out_indices=(0, 1)), ValueError, 'up to 2'),
-        (dict(drop_path_rate=1), ValueError, r'\[0, 1\)'),
-        (dict(frozen_stage=1), TypeError, 'frozen_stages, norm_cfg'),
+        (dict(arch=dict(depth=(1, 1, 1, 1))), OptionError, 'dims, depths, mixers'),
+        (dict(arch=dict(depths=(1, 1, 1))), OptionError, '4 entries, one per stage'),
+        (dict(arch=dict(dims=(8, 16, 32, 65))), OptionError, 'twice the one before'),
+        (dict(arch=dict(mlp_ratio=0)), OptionError, 'positive'),
+        (dict(out_indices=(0, 4)), OptionError, r'\(0, 1, 2, 3\)'),
+        (dict(out_indices=()), OptionError, 'one or more'),
+        (dict(out_indices=(1, 1)), OptionError, 'each once'),
+        (dict(frozen_stages=5), OptionError, 'up to 4'),
+        (dict(frozen_stages=3, out_indices=(0, 1)), OptionError, 'up to 2'),
+        (dict(drop_path_rate=1), OptionError, r'\[0, 1\)'),
+        (dict(frozen_stage=1), OptionError, 'frozen_stages, norm_cfg'),
     ],
     ids=str,
 )

@@ -14,6 +14,8 @@ import torch
 from conftest import ROOT, golden_weights, run_tool
 from mmdet.datasets import CocoDataset
 
+from mmrecnext import RecNeXt
+
 DET = ROOT / 'configs/mask_rcnn_recnext_m3_coco.py'
 SEG = ROOT / 'configs/sem_fpn_recnext_m3_ade20k.py'
 
@@ -72,6 +74,7 @@ def detector(coco, pretrained, tmp_path_factory):
         'train_dataloader.dataset.pipeline.2.scale=(96,96)',
         'val_dataloader.dataset.pipeline.1.scale=(96,96)',
         'default_hooks.logger.interval=1',
+        'model.test_cfg.rcnn.score_thr=0.0',
     ]
     log = check(run_tool('tools/train.py', DET, *options, 'train_cfg.max_epochs=1'))
     return work_dir, options, log
@@ -98,6 +101,11 @@ def segmentor(ade, pretrained, tmp_path_factory):
     return work_dir, options, log
 
 
+def loaded_all(log):
+    size = len(RecNeXt('m3').state_dict())
+    return f'Loaded {size}/{size} weights of the backbone' in log
+
+
 def losses(log):
     return [float(x) for x in re.findall(r' loss: (\S+)', log)]
 
@@ -105,7 +113,7 @@ def losses(log):
 class TestPublishedDetection:
     def test_trains(self, detector):
         work_dir, _, log = detector
-        assert 'Loaded 368/368 weights of the backbone' in log
+        assert loaded_all(log)
         assert len(losses(log)) == 2 and np.isfinite(losses(log)).all()
         assert 'coco/segm_mAP: ' in log  # evaluated after the epoch
         assert (work_dir / 'epoch_1.pth').is_file()
@@ -122,23 +130,15 @@ class TestPublishedDetection:
     def test_evaluates(self, tta, detector, coco, tmp_path):
         work_dir, *_ = detector
         options = [
-            *(
-                '--work-dir',
-                tmp_path,
-                '--data-root',
-                coco,
-                '--show-dir',
-                tmp_path / 'show',
-            ),
+            *('--work-dir', tmp_path, '--data-root', coco),
+            *('--show-dir', tmp_path / 'show'),
             *('--out', tmp_path / 'predictions.pkl', *(['--tta'] if tta else [])),
             *('--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(96,96)'),
             'model.test_cfg.rcnn.score_thr=0.0',
         ]
         checkpoint = work_dir / 'epoch_1.pth'
         log = check(run_tool('tools/test.py', DET, checkpoint, *options))
-        assert re.search(
-            r'bbox_mAP -?\d\.\d+ .*segm_mAP -?\d\.\d+', log.splitlines()[-3]
-        )
+        assert re.search(r'^mask_rcnn.*: bbox_mAP -?\d.* segm_mAP -?\d', log, re.M)
         assert len(pickle.loads((tmp_path / 'predictions.pkl').read_bytes())) == 2
         pictures = [*tmp_path.rglob('show/**/*.jpg'), *tmp_path.rglob('show/**/*.png')]
         assert len(pictures) == 2
@@ -147,7 +147,7 @@ class TestPublishedDetection:
 class TestPublishedSegmentation:
     def test_trains(self, segmentor):
         work_dir, _, log = segmentor
-        assert 'Loaded 368/368 weights of the backbone' in log
+        assert loaded_all(log)
         assert len(losses(log)) == 2 and np.isfinite(losses(log)).all()
         assert 'mIoU: ' in log
         assert (work_dir / 'iter_2.pth').is_file()
@@ -164,20 +164,14 @@ class TestPublishedSegmentation:
     def test_evaluates(self, tta, segmentor, ade, tmp_path):
         work_dir, *_ = segmentor
         options = [
-            *(
-                '--work-dir',
-                tmp_path,
-                '--data-root',
-                ade,
-                '--show-dir',
-                tmp_path / 'show',
-            ),
+            *('--work-dir', tmp_path, '--data-root', ade),
+            *('--show-dir', tmp_path / 'show'),
             *('--out', tmp_path / 'maps', *(['--tta'] if tta else [])),
             *('--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(128,64)'),
         ]
         checkpoint = work_dir / 'iter_2.pth'
         log = check(run_tool('tools/test.py', SEG, checkpoint, *options))
-        assert re.search(r'mIoU \d+\.\d+', log.splitlines()[-3])
+        assert re.search(r'^sem_fpn.* mIoU \d', log, re.M)
         maps = [cv2.imread(str(p), 0) for p in (tmp_path / 'maps').glob('*.png')]
         assert [x.shape for x in maps] == [(96, 96)] * 2
         assert len([*tmp_path.rglob('show/**/*.png')]) == 2
@@ -380,7 +374,7 @@ class TestBadInput:
         torch.save({'meta': print}, tmp_path / 'bomb.pth')
         args = (DET, '--data-root', coco, '--resume', tmp_path / 'bomb.pth')
         message = fails('train', *args, '--cfg-options', 'model.backbone.init_cfg=None')
-        assert 'would execute code (builtins.print)' in message
+        assert re.search(r'would execute code \(\S*print\)', message)
 
     def test_amp_without_gpu(self, fails, coco):
         if torch.cuda.is_available():

@@ -24,7 +24,7 @@ from rich.progress import track
 
 from mmrecnext.checkpoint import explained_misfit
 from mmrecnext.cli import add_config_arguments, fit_cpu, load_config, run
-from mmrecnext.runner import ConfigError
+from mmrecnext.errors import ConfigError
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')

@@ -14,7 +14,7 @@ from mmrecnext.cli import (
     prepare,
     run,
 )
-from mmrecnext.runner import ConfigError
+from mmrecnext.errors import ConfigError
 
 
 def parse_args() -> argparse.Namespace:

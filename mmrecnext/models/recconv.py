@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrecnext.errors import OptionError
 from mmrecnext.registry import MODELS
 
 
@@ -27,9 +28,9 @@ class RecConv(nn.Module):
     def __init__(self, channels: int, level: int = 1, kernel_size: int = 5):
         super().__init__()
         if level < 0:
-            raise ValueError(f'RecConv: `level` is not negative, got {level}')
+            raise OptionError(f'RecConv: `level` is not negative, got {level}')
         if kernel_size % 2 == 0:
-            raise ValueError(f'RecConv: `kernel_size` is odd, got {kernel_size}')
+            raise OptionError(f'RecConv: `kernel_size` is odd, got {kernel_size}')
 
         def conv(stride: int) -> nn.Conv2d:
             return nn.Conv2d(

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmrecnext.archs import NUM_STAGES, Arch, get_arch
 from mmrecnext.checkpoint import load_pretrained
+from mmrecnext.errors import OptionError
 from mmrecnext.models.blocks import Block, Downsample, Stem
 from mmrecnext.registry import MODELS
 
@@ -106,8 +107,8 @@ class RecNeXt(BaseModule):
         out_strides (tuple[int, ...]): input pixels per pixel of each returned map.
 
     Raises:
-        ValueError: for an option out of its range, naming the valid choices.
-        TypeError: for an unknown option, naming the valid ones.
+        OptionError: for an option of unknown name or impossible value, naming the valid
+            choices.
 
     Source: RecNeXt (https://github.com/suous/RecNeXt).
     """
@@ -127,7 +128,7 @@ class RecNeXt(BaseModule):
     ):
         if unknown:
             *options, _ = list(inspect.signature(RecNeXt).parameters)
-            raise TypeError(
+            raise OptionError(
                 f'RecNeXt has no option {", ".join(unknown)}; '
                 f'the options are {", ".join(options)}'
             )
@@ -139,18 +140,18 @@ class RecNeXt(BaseModule):
             or len(set(out_indices)) < len(out_indices)
             or not set(out_indices) <= set(range(NUM_STAGES))
         ):
-            raise ValueError(
+            raise OptionError(
                 f'out_indices are one or more of {(*range(NUM_STAGES),)}, each once, '
                 f'got {out_indices}'
             )
         num_stages = max(out_indices) + 1
         if frozen_stages not in range(-1, num_stages + 1):
-            raise ValueError(
+            raise OptionError(
                 f'frozen_stages is -1 (none), 0 (the stem) or up to {num_stages} (the '
                 f'number of stages that out_indices asks for), got {frozen_stages}'
             )
         if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate is in [0, 1), got {drop_path_rate}')
+            raise OptionError(f'drop_path_rate is in [0, 1), got {drop_path_rate}')
 
         self.arch = arch
         self.in_channels = in_channels

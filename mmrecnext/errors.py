@@ -1,0 +1,17 @@
+"""Errors that the user can mend; the tools tell them in a line, with no traceback."""
+
+
+class UserError(Exception):
+    """Base of the errors whose message says what is wrong and what to do."""
+
+
+class OptionError(UserError, ValueError):
+    """An option of unknown name or impossible value; names the valid choices."""
+
+
+class CheckpointError(UserError, RuntimeError):
+    """A checkpoint that is missing, broken, unsafe, or not of the model at hand."""
+
+
+class ConfigError(UserError, ValueError):
+    """A config, or data it names, that cannot be used."""
