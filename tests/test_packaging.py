@@ -1,0 +1,44 @@
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from conftest import ROOT, run_tool
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    """A wheel of the project, built from a copy so that the tree stays clean."""
+    copy = tmp_path_factory.mktemp('source') / 'mmrecnext'
+    ignore = shutil.ignore_patterns('.*', 'build', 'data', 'work_dirs', '*.egg-info')
+    shutil.copytree(ROOT, copy, ignore=ignore)
+    out = tmp_path_factory.mktemp('wheel')
+    pip = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation']
+    result = subprocess.run(
+        [*pip, '--quiet', '--wheel-dir', out, copy], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    return next(out.glob('*.whl'))
+
+
+def test_wheel_ships_configs_and_tools(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder in ('configs', 'tools'):
+        for file in (ROOT / folder).glob('*.*'):
+            assert f'mmrecnext/.mim/{folder}/{file.name}' in names
+    assert 'mmrecnext_autoload.py' in names
+    assert not any(name.startswith(('tests/', 'configs/')) for name in names)
+
+
+def test_installed_package_finds_them(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    environment = {'PYTHONPATH': str(tmp_path), 'COLUMNS': '200'}
+    report = run_tool('-m', 'mmrecnext', cwd=tmp_path, **environment)
+    assert str(tmp_path / 'mmrecnext/.mim/configs') in report.stdout, report.stderr
+
+    train = str(tmp_path / 'mmrecnext/.mim/tools/train.py')
+    result = run_tool(
+        train, 'mask_rcnn_recnext_m3_coco.py', cwd=tmp_path, **environment
+    )
+    assert 'data/coco/annotations/instances_train2017.json is missing' in result.stderr
