@@ -5,10 +5,16 @@ data_root = 'data/shapes/'
 classes = ('circle', 'square', 'triangle', 'star', 'cross')
 scale = (160, 160)
 width = 64
+norm_cfg = dict(type='BN')  # in neck and mask head too: training starts from nothing
 
 model = dict(
-    backbone=dict(arch='m0', norm_cfg=dict(type='BN'), init_cfg=None),
-    neck=dict(in_channels=[40, 80, 160, 320], out_channels=width, num_outs=4),
+    backbone=dict(arch='m0', norm_cfg=norm_cfg, init_cfg=None),
+    neck=dict(
+        in_channels=[40, 80, 160, 320],
+        out_channels=width,
+        num_outs=4,
+        norm_cfg=norm_cfg,
+    ),
     rpn_head=dict(
         in_channels=width,
         feat_channels=width,
@@ -19,7 +25,11 @@ model = dict(
         bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=5),
         mask_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
         mask_head=dict(
-            num_convs=2, in_channels=width, conv_out_channels=width // 2, num_classes=5
+            num_convs=2,
+            in_channels=width,
+            conv_out_channels=width // 2,
+            num_classes=5,
+            norm_cfg=norm_cfg,
         ),
     ),
     train_cfg=dict(
@@ -65,10 +75,10 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-max_epochs = 12
+max_epochs = 18
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=10.0, norm_type=2)
+    optimizer=dict(lr=2.5e-3), clip_grad=dict(max_norm=10.0, norm_type=2)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -18,7 +18,7 @@ width = 64
 model = dict(
     data_preprocessor=dict(size=scale),
     backbone=dict(arch='m0', norm_cfg=norm_cfg, init_cfg=None),
-    neck=dict(in_channels=[40, 80, 160, 320], out_channels=width),
+    neck=dict(in_channels=[40, 80, 160, 320], out_channels=width, norm_cfg=norm_cfg),
     decode_head=dict(
         in_channels=[width] * 4,
         channels=width,
@@ -60,9 +60,9 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-max_iters = 600
+max_iters = 1500
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+optim_wrapper = dict(optimizer=dict(lr=2.5e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(
