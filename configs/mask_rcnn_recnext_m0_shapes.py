@@ -3,6 +3,13 @@ _base_ = './mask_rcnn_recnext_m3_coco.py'
 
 data_root = 'data/shapes/'
 classes = ('circle', 'square', 'triangle', 'star', 'cross')
+palette = [
+    (230, 97, 76),
+    (66, 135, 245),
+    (250, 190, 66),
+    (112, 193, 115),
+    (170, 105, 210),
+]
 scale = (160, 160)
 width = 64
 norm_cfg = dict(type='BN')  # in neck and mask head too: training starts from nothing
@@ -56,7 +63,7 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
-shapes = dict(data_root=data_root, metainfo=dict(classes=classes))
+shapes = dict(data_root=data_root, metainfo=dict(classes=classes, palette=palette))
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,
@@ -75,7 +82,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-max_epochs = 18
+max_epochs = 24
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
     optimizer=dict(lr=2.5e-3), clip_grad=dict(max_norm=10.0, norm_type=2)
@@ -92,3 +99,4 @@ param_scheduler = [
 ]
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=max_epochs))
 auto_scale_lr = dict(base_batch_size=8)
+visualizer = dict(line_width=1.5, alpha=0.5)
