@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from math import gcd, prod
 
 from mmrecnext.errors import OptionError
 
@@ -22,57 +24,104 @@ class Arch:
         dims: channels.
         depths: blocks.
         mixers: token mixer of the blocks, its registered ``type`` and its options.
-        mixer_norm: whether a norm follows the token mixer, for mixers without one.
-        mlp_ratio: hidden channels of a channel mixer over its channels.
+        mlp_ratios: hidden channels of the channel mixers over their channels.
+        mixer_norm: whether the token mixers are followed by a norm; if not, they are
+            given ``norm_cfg`` for norms of their own.
+        rep_mixer: whether a block begins with a 3x3 depthwise convolution that can be
+            merged from three branches.
+        share_every: in the last stage, every so many blocks one attends to nothing, but
+            takes the attended channels of those before it; 0 for none.
         stem_strides: stride of each 3x3 convolution of the stem.
         downsample_kernel: kernel size of the stride-2 convolution between stages.
+        downsample_norm: whether a norm of its own follows that convolution, which then
+            has a bias, or the two are one layer.
+        conv_bias: whether convolutions that a norm follows have a bias.
+        linear_drop_path: whether stochastic depth grows from 0 at the first block to
+            its rate at the last, downsampling included, or is the same in all blocks.
     """
 
     dims: tuple[int, ...]
     depths: tuple[int, ...]
     mixers: tuple[Mapping, ...]
+    mlp_ratios: tuple[float, ...] = (2.0, 2.0, 2.0, 2.0)
     mixer_norm: bool = True
-    mlp_ratio: float = 2.0
+    rep_mixer: bool = False
+    share_every: int = 0
     stem_strides: tuple[int, ...] = (2, 2)
     downsample_kernel: int = 7
+    downsample_norm: bool = True
+    conv_bias: bool = False
+    linear_drop_path: bool = False
 
     def __post_init__(self):
-        for name in ('dims', 'depths', 'mixers'):
+        for name in ('dims', 'depths', 'mixers', 'mlp_ratios'):
             if len(getattr(self, name)) != NUM_STAGES:
                 raise OptionError(
                     f'arch: `{name}` needs {NUM_STAGES} entries, one per stage, '
                     f'got {getattr(self, name)!r}'
                 )
         if min(self.dims) < 1 or any(
-            wide != 2 * narrow
-            for narrow, wide in zip(self.dims, self.dims[1:], strict=False)
+            wide % gcd(narrow, wide) or gcd(narrow, wide) == 1
+            for narrow, wide in pairwise(self.dims)
         ):
             raise OptionError(
-                f'arch: each entry of `dims` is twice the one before, got {self.dims!r}'
+                'arch: neighbouring `dims` have a common divisor, for the grouped '
+                f'convolution between them, got {self.dims!r}'
             )
         if min(self.depths) < 0:
             raise OptionError(f'arch: `depths` are not negative, got {self.depths!r}')
-        if self.mlp_ratio <= 0:
-            raise OptionError(f'arch: `mlp_ratio` is positive, got {self.mlp_ratio!r}')
+        if min(self.mlp_ratios) <= 0:
+            raise OptionError(f'arch: `mlp_ratios` are positive, got {self.mlp_ratios}')
 
     @property
     def strides(self) -> tuple[int, ...]:
         """Input pixels per pixel of each stage's map, along one side."""
-        stem = 1
-        for stride in self.stem_strides:
-            stem *= stride
-        return tuple(stem * 2**stage for stage in range(NUM_STAGES))
+        return tuple(prod(self.stem_strides) * 2**stage for stage in range(NUM_STAGES))
 
 
 def recnext_m(dims: tuple[int, ...], depths: tuple[int, ...]) -> Arch:
     """Describe a model of the M series, whose token mixer is a recursive convolution.
 
-    The coarsest map of a recursion is 1/64 of the stem's, whatever the stage.
+    The coarsest map of a recursion is 1/64 of the image's sides, whatever the stage.
     """
     mixers = tuple(
         dict(type='RecConv', level=NUM_STAGES - i) for i in range(NUM_STAGES)
     )
     return Arch(dims, depths, mixers)
+
+
+def recnext_a(
+    dims: tuple[int, ...], depths: tuple[int, ...], mlp_ratio: float = 2.0
+) -> Arch:
+    """Describe a model of the A series, whose token mixer is recursive attention."""
+    mixers = tuple(
+        dict(type='RecAttn', num_heads=2 ** (i + 1)) for i in range(NUM_STAGES)
+    )
+    return Arch(dims, depths, mixers, (mlp_ratio,) * NUM_STAGES, mixer_norm=False)
+
+
+def recnext_l(
+    dims: tuple[int, ...], depths: tuple[int, ...], share_channel: bool = False
+) -> Arch:
+    """Describe T, S or B, which start at stride 8 and attend in some channels."""
+    recursive = dict(type='PartialChannels', attn=dict(type='RecAttn'))
+    plain = dict(
+        type='PartialChannels', attn=dict(type='LinearAttn', qk_ratio=1, qk_groups=1)
+    )
+    return Arch(
+        dims,
+        depths,
+        mixers=(recursive, recursive, plain if share_channel else recursive, plain),
+        mlp_ratios=(2.0, 2.0, 2.0, 1.5),
+        mixer_norm=False,
+        rep_mixer=True,
+        share_every=5 if share_channel else 0,
+        stem_strides=(2, 2, 2),
+        downsample_kernel=5,
+        downsample_norm=False,
+        conv_bias=True,
+        linear_drop_path=True,
+    )
 
 
 ARCHS = {
@@ -82,6 +131,18 @@ ARCHS = {
     'm3': recnext_m((64, 128, 256, 512), (3, 3, 13, 2)),
     'm4': recnext_m((64, 128, 256, 512), (5, 5, 25, 4)),
     'm5': recnext_m((80, 160, 320, 640), (7, 7, 35, 2)),
+    'a0': recnext_a((40, 80, 160, 320), (2, 2, 9, 1)),
+    'a1': recnext_a((48, 96, 192, 384), (3, 3, 15, 2)),
+    'a2': recnext_a((56, 112, 224, 448), (3, 3, 15, 2)),
+    'a3': recnext_a((64, 128, 256, 512), (3, 3, 13, 2), mlp_ratio=1.875),
+    'a4': recnext_a((64, 128, 256, 512), (5, 5, 25, 4), mlp_ratio=1.875),
+    'a5': recnext_a((80, 160, 320, 640), (7, 7, 35, 2), mlp_ratio=1.875),
+    't': recnext_l((64, 128, 256, 512), (0, 2, 8, 10)),
+    's': recnext_l((128, 256, 384, 512), (0, 2, 8, 10)),
+    'b': recnext_l((128, 256, 384, 512), (2, 8, 8, 12)),
+    't_share_channel': recnext_l((64, 128, 256, 512), (0, 2, 8, 10), True),
+    's_share_channel': recnext_l((128, 256, 384, 512), (0, 2, 8, 10), True),
+    'b_share_channel': recnext_l((128, 256, 384, 512), (2, 8, 8, 12), True),
 }
 
 

@@ -10,10 +10,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrecnext import ARCHS, RecNeXt
 from mmrecnext.errors import OptionError
-from mmrecnext.models import RecConv
+from mmrecnext.models import LinearAttn, RecConv
+from mmrecnext.models.attention import associate
 
-# One block per stage: as deep as a test needs, and quick.
-TINY = dict(dims=(8, 16, 32, 64), depths=(1, 1, 1, 1))
+# One of each kind of block: as deep as a test needs, and quick.
+TINY = dict(base='m0', dims=(8, 16, 32, 64), depths=(1, 1, 1, 1))
+SERIES = {
+    'm': TINY,
+    'a': dict(TINY, base='a0', dims=(16, 32, 64, 128)),
+    'b': dict(base='b', dims=(16, 32, 48, 64), depths=(1, 1, 1, 1)),
+    't_share_channel': dict(
+        base='t_share_channel', dims=(16, 32, 64, 128), depths=(0, 1, 1, 6)
+    ),
+}
 SUBSETS = [
     subset for n in range(1, 5) for subset in itertools.combinations(range(4), n)
 ]
@@ -65,9 +74,12 @@ class TestPublishedModel:
 
 @pytest.mark.parametrize('out_indices', SUBSETS, ids=str)
 @pytest.mark.parametrize('with_cp', [False, True])
-def test_gradient_reaches_every_parameter(out_indices, with_cp):
-    model = RecNeXt(TINY, out_indices=out_indices, with_cp=with_cp)
-    loss = sum((x * torch.randn_like(x)).sum() for x in model(batch()))
+@pytest.mark.parametrize('series', SERIES)
+def test_gradient_reaches_every_parameter(series, out_indices, with_cp):
+    torch.manual_seed(0)
+    model = RecNeXt(SERIES[series], out_indices=out_indices, with_cp=with_cp)
+    image = batch(64, 64) if series == 'm' else batch(160, 160)
+    loss = sum((x * torch.randn_like(x)).sum() for x in model(image))
     loss.backward()
     unused = [
         n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()
@@ -75,9 +87,10 @@ def test_gradient_reaches_every_parameter(out_indices, with_cp):
     assert unused == []
 
 
+@pytest.mark.parametrize('series', SERIES)
 @torch.no_grad()
-def test_every_size():
-    model = RecNeXt(TINY).eval()
+def test_every_size(series):
+    model = RecNeXt(SERIES[series]).eval()
     sides = range(32, 98)
     for height, width in [*zip(sides, reversed(sides), strict=True), (800, 1333)]:
         for x, stride in zip(
@@ -115,6 +128,34 @@ def test_recconv_is_the_published_recursion():
     y = up(conv.convs[0](f2), f1)
     y = up(conv.convs[1](f1 + y), x)
     assert torch.allclose(conv(x), conv.convs[2](x + y), atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('size', [(2, 3), (24, 40)])
+def test_attention_is_the_published_formula_in_either_order(size):
+    torch.manual_seed(0)
+    attn = LinearAttn(16, num_heads=4).double().eval()
+    x = torch.randn(2, 16, *size, dtype=torch.float64)
+    n = size[0] * size[1]
+    qk = nn.functional.elu(attn.qk(x)) + 1
+    q, k = qk.view(2, 2, 4, 4, n).unbind(1)
+    v = x.view(2, 4, 4, n)
+    weights = torch.einsum('bhdi,bhdj->bhij', q, k) / n
+    total = torch.einsum('bhdi,bhd->bhi', q, k.mean(-1)) + 1e-6
+    mixed = torch.einsum('bhij,bhcj->bhci', weights / total[..., None], v)
+    assert torch.allclose(attn(x), mixed.reshape(x.shape) + attn.pe(x))
+    assert torch.allclose(associate(v, k, q), v @ k.mT @ q)
+    assert torch.allclose(associate(v, k, q), v @ (k.mT @ q))
+
+
+@torch.no_grad()
+def test_drop_path_grows_with_depth_in_t_s_and_b():
+    model = RecNeXt('t', drop_path_rate=0.3)
+    blocks = [block for stage in model.stages for block in stage.blocks]
+    rates = [getattr(block.drop_path, 'drop_prob', 0.0) for block in blocks]
+    assert rates == pytest.approx([0.3 * i / 19 for i in range(20)])
+    first = model.stages[3].blocks[0].drop_path.drop_prob
+    assert model.stages[3].downsample.drop_path.drop_prob == first
 
 
 @torch.no_grad()
@@ -161,12 +202,13 @@ class TestTrainingModes:
         assert all(isinstance(m, nn.SyncBatchNorm) for m in norms)
         assert not any(m.training for m in norms)
 
-    def test_checkpointing_changes_nothing_but_memory(self):
+    @pytest.mark.parametrize('series', SERIES)
+    def test_checkpointing_changes_nothing_but_memory(self, series):
         torch.manual_seed(0)
-        plain = RecNeXt(TINY, drop_path_rate=0.3)
-        saving = RecNeXt(TINY, drop_path_rate=0.3, with_cp=True)
+        plain = RecNeXt(SERIES[series], drop_path_rate=0.3)
+        saving = RecNeXt(SERIES[series], drop_path_rate=0.3, with_cp=True)
         saving.load_state_dict(plain.state_dict())
-        image = batch()
+        image = batch(128, 128)
         for model in (plain, saving):
             torch.manual_seed(1)  # the same paths are dropped
             sum(x.square().mean() for x in model(image)).backward()
@@ -206,12 +248,12 @@ def test_other_image_channels():
 @pytest.mark.parametrize(
     ('options', 'error', 'message'),
     [
-        (dict(arch='m6'), OptionError, 'm0, m1, m2, m3, m4, m5'),
+        (dict(arch='m6'), OptionError, 'm0, m1, m2, m3, m4, m5, a0'),
         (dict(arch=3), TypeError, 'a name or a dict'),
         (dict(arch=dict(depth=(1, 1, 1, 1))), OptionError, 'dims, depths, mixers'),
         (dict(arch=dict(depths=(1, 1, 1))), OptionError, '4 entries, one per stage'),
-        (dict(arch=dict(dims=(8, 16, 32, 65))), OptionError, 'twice the one before'),
-        (dict(arch=dict(mlp_ratio=0)), OptionError, 'positive'),
+        (dict(arch=dict(dims=(8, 16, 32, 65))), OptionError, 'common divisor'),
+        (dict(arch=dict(mlp_ratios=(2, 2, 2, 0))), OptionError, 'positive'),
         (dict(out_indices=(0, 4)), OptionError, r'\(0, 1, 2, 3\)'),
         (dict(out_indices=()), OptionError, 'one or more'),
         (dict(out_indices=(1, 1)), OptionError, 'each once'),

@@ -1,9 +1,12 @@
 """The parts that all series share, from the smallest to the largest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import gcd
 
+import torch
 from torch import Tensor, nn
 
+from mmrecnext.archs import NUM_STAGES, Arch
 from mmrecnext.registry import MODELS
 
 
@@ -30,12 +33,20 @@ class ConvNorm(nn.Sequential):
         out_channels: int,
         kernel_size: int = 1,
         stride: int = 1,
+        groups: int = 1,
         *,
         norm_cfg: Mapping,
+        bias: bool,
     ):
         super().__init__()
         self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            kernel_size // 2,
+            groups=groups,
+            bias=bias,
         )
         self.norm = build_norm(norm_cfg, out_channels)
 
@@ -43,39 +54,33 @@ class ConvNorm(nn.Sequential):
 class ChannelMixer(nn.Sequential):
     """Inverted bottleneck of two 1x1 convolutions around a GELU."""
 
-    def __init__(self, channels: int, ratio: float, *, norm_cfg: Mapping):
+    def __init__(self, channels: int, ratio: float, **layers):
         hidden = int(ratio * channels)
         super().__init__(
-            ConvNorm(channels, hidden, norm_cfg=norm_cfg),
+            ConvNorm(channels, hidden, **layers),
             nn.GELU(),
-            ConvNorm(hidden, channels, norm_cfg=norm_cfg),
+            ConvNorm(hidden, channels, **layers),
         )
 
 
 class Stem(nn.Module):
     """3x3 convolutions that reduce the image to the first stage's map.
 
-    Each doubles the channels of the one before; the last has ``out_channels``.
+    Each doubles the channels of the one before; the last has ``dims[0]``. A GELU
+    follows each, but not the last where blocks come next.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        strides: tuple[int, ...],
-        *,
-        norm_cfg: Mapping,
-    ):
+    def __init__(self, arch: Arch, in_channels: int, **layers):
         super().__init__()
-        layers: list[nn.Module] = []
-        for i, stride in enumerate(strides):
-            width = out_channels // 2 ** (len(strides) - 1 - i)
-            layers += [
-                ConvNorm(in_channels, width, 3, stride, norm_cfg=norm_cfg),
-                nn.GELU(),
-            ]
+        steps: list[nn.Module] = []
+        last = len(arch.stem_strides) - 1
+        for i, stride in enumerate(arch.stem_strides):
+            width = arch.dims[0] // 2 ** (last - i)
+            steps.append(ConvNorm(in_channels, width, 3, stride, **layers))
+            if i < last or arch.depths[0] == 0:
+                steps.append(nn.GELU())
             in_channels = width
-        self.stem = nn.Sequential(*layers[:-1])
+        self.stem = nn.Sequential(*steps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Reduce ``[N, C, H, W]`` by the product of the strides."""
@@ -83,46 +88,93 @@ class Stem(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves the map and doubles its channels, then mixes the channels."""
+    """Halves the map and widens its channels, then mixes them."""
 
-    def __init__(
-        self, channels: int, kernel_size: int, mlp_ratio: float, *, norm_cfg: Mapping
-    ):
+    def __init__(self, arch: Arch, stage: int, drop_path_rate: float, **layers):
         super().__init__()
-        self.token_mixer = nn.Conv2d(
-            channels, 2 * channels, kernel_size, 2, kernel_size // 2, groups=channels
-        )
-        self.norm = build_norm(norm_cfg, 2 * channels)
-        self.channel_mixer = ChannelMixer(2 * channels, mlp_ratio, norm_cfg=norm_cfg)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Turn ``[N, C, H, W]`` into ``[N, 2C, ceil(H / 2), ceil(W / 2)]``."""
-        x = self.norm(self.token_mixer(x))
-        return x + self.channel_mixer(x)
-
-
-class Block(nn.Module):
-    """Token mixer, norm and channel mixer around one residual connection."""
-
-    def __init__(
-        self,
-        channels: int,
-        mixer: Mapping,
-        mixer_norm: bool,
-        mlp_ratio: float,
-        drop_path_rate: float,
-        *,
-        norm_cfg: Mapping,
-    ):
-        super().__init__()
-        self.token_mixer = MODELS.build(
-            dict(mixer, channels=channels, _scope_='mmrecnext')
-        )
-        self.norm = build_norm(norm_cfg, channels) if mixer_norm else nn.Identity()
-        self.channel_mixer = ChannelMixer(channels, mlp_ratio, norm_cfg=norm_cfg)
+        narrow, wide = arch.dims[stage - 1 : stage + 1]
+        kernel, groups = arch.downsample_kernel, gcd(narrow, wide)
+        if arch.downsample_norm:
+            self.token_mixer = nn.Conv2d(
+                narrow, wide, kernel, 2, kernel // 2, groups=groups
+            )
+            self.norm = build_norm(layers['norm_cfg'], wide)
+        else:
+            self.token_mixer = ConvNorm(narrow, wide, kernel, 2, groups, **layers)
+            self.norm = nn.Identity()
+        self.channel_mixer = ChannelMixer(wide, arch.mlp_ratios[stage], **layers)
         self.drop_path = build_drop_path(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refine ``[N, C, H, W]``, whose shape stays."""
-        mixed = self.channel_mixer(self.norm(self.token_mixer(x)))
-        return x + self.drop_path(mixed)
+        """Turn ``[N, C, H, W]`` into ``[N, C', ceil(H / 2), ceil(W / 2)]``."""
+        x = self.norm(self.token_mixer(x))
+        return x + self.drop_path(self.channel_mixer(x))
+
+
+class RepMixer(nn.Module):
+    """Depthwise 3x3 and 1x1 convolutions beside an identity: one 3x3 in the end."""
+
+    def __init__(self, channels: int, **layers):
+        super().__init__()
+        self.lk = ConvNorm(channels, channels, 3, groups=channels, **layers)
+        self.sk = ConvNorm(channels, channels, 1, groups=channels, **layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix neighbouring pixels of ``x``."""
+        return self.lk(x) + self.sk(x) + x
+
+
+class SharedChannels(nn.Module):
+    """Token mixer without parameters, of what the blocks before it have attended to."""
+
+    def forward(self, x: Tensor, attended: Sequence[Tensor]) -> Tensor:
+        """Add the maps in ``attended``, whose channels sum up to those of ``x``."""
+        return x + torch.cat(list(attended), dim=1)
+
+
+class Block(nn.Module):
+    """Token mixer and channel mixer around a residual connection."""
+
+    def __init__(
+        self, arch: Arch, stage: int, index: int, drop_path_rate: float, **layers
+    ):
+        super().__init__()
+        channels = arch.dims[stage]
+        self.rep_mixer = nn.Identity()
+        if arch.rep_mixer:
+            self.rep_mixer = RepMixer(channels, **layers)
+
+        every = arch.share_every if stage == NUM_STAGES - 1 else 0
+        self.shares = every > 0
+        if self.shares and index % every == every - 1:
+            self.token_mixer = SharedChannels()
+        else:
+            mixer = dict(arch.mixers[stage], channels=channels, _scope_='mmrecnext')
+            self.token_mixer = MODELS.build(mixer | ({} if arch.mixer_norm else layers))
+        self.norm = nn.Identity()
+        if arch.mixer_norm:
+            self.norm = build_norm(layers['norm_cfg'], channels)
+        self.channel_mixer = ChannelMixer(channels, arch.mlp_ratios[stage], **layers)
+        self.drop_path = build_drop_path(drop_path_rate)
+
+    def forward(
+        self, x: Tensor, attended: tuple[Tensor, ...] = ()
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Refine a map.
+
+        Args:
+            x: ``[N, C, H, W]``.
+            attended: channels that earlier blocks have attended to, not yet reused.
+
+        Returns:
+            The map, of the same shape, and the channels for later blocks to reuse.
+        """
+        x = self.rep_mixer(x)
+        if isinstance(self.token_mixer, SharedChannels):
+            mixed, attended = self.token_mixer(x, attended), ()
+        else:
+            mixed = self.token_mixer(x)
+            if self.shares:
+                attended = (*attended, mixed[:, : self.token_mixer.split[0]])
+        mixed = self.channel_mixer(self.norm(mixed))
+        return x + self.drop_path(mixed), attended

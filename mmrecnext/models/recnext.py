@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import torch
 from mmengine.model import BaseModule
@@ -24,43 +25,43 @@ from mmrecnext.registry import MODELS
 class Stage(nn.Module):
     """Blocks of one resolution, behind a downsampling in all stages but the first."""
 
-    def __init__(
-        self, arch: Arch, index: int, drop_path_rate: float, *, norm_cfg: Mapping
-    ):
+    def __init__(self, arch: Arch, index: int, drop_path_rates: list[float], **layers):
         super().__init__()
         if index > 0:
-            self.downsample = Downsample(
-                arch.dims[index - 1],
-                arch.downsample_kernel,
-                arch.mlp_ratio,
-                norm_cfg=norm_cfg,
-            )
+            first = drop_path_rates[0] if arch.linear_drop_path else 0.0
+            self.downsample = Downsample(arch, index, first, **layers)
         self.blocks = nn.ModuleList(
-            Block(
-                arch.dims[index],
-                arch.mixers[index],
-                arch.mixer_norm,
-                arch.mlp_ratio,
-                drop_path_rate,
-                norm_cfg=norm_cfg,
-            )
-            for _ in range(arch.depths[index])
+            Block(arch, index, i, rate, **layers)
+            for i, rate in enumerate(drop_path_rates)
         )
 
     def forward(self, x: Tensor, with_cp: bool = False) -> Tensor:
         """Run the stage, with ``with_cp`` recomputing each block in backward."""
         if hasattr(self, 'downsample'):
             x = self.downsample(x)
+        attended: tuple[Tensor, ...] = ()
         for block in self.blocks:
-            x = recomputed(block, x) if with_cp else block(x)
+            run = recomputed(block) if with_cp else block
+            x, attended = run(x, attended)
         return x
 
 
-def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """Run ``block`` without keeping its activations for the backward pass."""
-    return checkpoint(
+def drop_path_rates(arch: Arch, rate: float) -> list[list[float]]:
+    """Give each block of each stage its stochastic depth."""
+    total = sum(arch.depths)
+    rates = iter(
+        [rate * i / max(total - 1, 1) for i in range(total)]
+        if arch.linear_drop_path
+        else [rate] * total
+    )
+    return [[next(rates) for _ in range(depth)] for depth in arch.depths]
+
+
+def recomputed(block: nn.Module) -> Callable:
+    """Have ``block`` keep no activations for the backward pass."""
+    return partial(
+        checkpoint,
         block,
-        x,
         use_reentrant=False,
         context_fn=lambda: (nullcontext(), constant_running_stats(block)),
     )
@@ -96,7 +97,8 @@ class RecNeXt(BaseModule):
             ``i`` stages: no gradients, and norms in inference mode.
         norm_cfg: norm layer. Published weights fit ``BN`` and ``SyncBN``.
         norm_eval: keep all batch norms in inference mode during training.
-        drop_path_rate: stochastic depth of every block, a probability.
+        drop_path_rate: stochastic depth, a probability: that of every block, or, in T,
+            S and B, that of the last.
         with_cp: trade time for memory: recompute each block in the backward pass.
         init_cfg: initialisation. ``dict(type='Pretrained', checkpoint=...)`` takes a
             published file or an OpenMMLab checkpoint, by path or URL, and fails unless
@@ -162,11 +164,11 @@ class RecNeXt(BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
 
-        self.stem = Stem(
-            in_channels, arch.dims[0], arch.stem_strides, norm_cfg=norm_cfg
-        )
+        layers = dict(norm_cfg=norm_cfg, bias=arch.conv_bias)
+        rates = drop_path_rates(arch, drop_path_rate)
+        self.stem = Stem(arch, in_channels, **layers)
         self.stages = nn.ModuleList(
-            Stage(arch, i, drop_path_rate, norm_cfg=norm_cfg) for i in range(num_stages)
+            Stage(arch, i, rates[i], **layers) for i in range(num_stages)
         )
         self._freeze()
 

@@ -1,0 +1,135 @@
+"""Linear attention, the token mixer of the A series and of T, S and B."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmrecnext.errors import OptionError
+from mmrecnext.models.blocks import ConvNorm
+from mmrecnext.registry import MODELS
+
+EPSILON = 1e-6
+
+
+@MODELS.register_module()
+class LinearAttn(nn.Module):
+    """Attention of kernel ``elu + 1``, whose cost grows with the number of pixels.
+
+    Args:
+        channels: channels of the map, which are the values.
+        num_heads: heads that the channels are divided into.
+        qk_ratio: channels of queries and keys together over those of the map.
+        qk_groups: groups of the convolution that makes them.
+        norm_cfg: norm layer of the convolutions.
+        bias: whether the convolutions have one.
+
+    Shape: ``[N, channels, H, W]`` in and out.
+    Source: RecNeXt (https://github.com/suous/RecNeXt).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 1,
+        qk_ratio: int = 2,
+        qk_groups: int = 2,
+        *,
+        norm_cfg: Mapping = dict(type='BN'),
+        bias: bool = False,
+    ):
+        super().__init__()
+        qk_channels = qk_ratio * channels
+        if channels % num_heads or qk_channels % (2 * num_heads):
+            raise OptionError(
+                f'LinearAttn: `num_heads` divides {channels} channels, and queries and '
+                f'keys of {qk_channels // 2}, got {num_heads}'
+            )
+        self.num_heads = num_heads
+        options = dict(norm_cfg=norm_cfg, bias=bias)
+        self.qk = ConvNorm(channels, qk_channels, groups=qk_groups, **options)
+        self.pe = ConvNorm(channels, channels, 3, groups=channels, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the pixels of ``x`` by their likeness."""
+        n, c, h, w = x.shape
+        qk = F.elu(self.qk(x)) + 1
+        q, k = qk.reshape(n, 2, self.num_heads, -1, h * w).unbind(1)
+        v = x.reshape(n, self.num_heads, -1, h * w)
+        weight = k.mean(-1, keepdim=True).mT @ q + EPSILON
+        mixed = associate(v, k / (h * w), q) / weight
+        return mixed.reshape(n, c, h, w) + self.pe(x)
+
+
+def associate(v: Tensor, k: Tensor, q: Tensor) -> Tensor:
+    """Return ``v k^T q``, multiplied in the order that takes fewer operations.
+
+    Args:
+        v: ``[..., c, n]``.
+        k: ``[..., d, n]``.
+        q: ``[..., d, n]``.
+    """
+    (c, pixels), d = v.shape[-2:], k.shape[-2]
+    if 2 * c * d <= (c + d) * pixels:
+        return (v @ k.mT) @ q
+    return v @ (k.mT @ q)
+
+
+@MODELS.register_module()
+class RecAttn(nn.Module):
+    """Recursive attention: attend at half the resolution, then refine at the full one.
+
+    Args:
+        channels: channels of the map.
+        num_heads: heads of the attention.
+        norm_cfg: norm layer of the convolutions.
+        bias: whether the convolutions have one.
+
+    Shape: ``[N, channels, H, W]`` in and out, for any ``H`` and ``W``.
+    Source: RecNeXt (https://github.com/suous/RecNeXt).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 1,
+        *,
+        norm_cfg: Mapping = dict(type='BN'),
+        bias: bool = False,
+    ):
+        super().__init__()
+        options = dict(norm_cfg=norm_cfg, bias=bias)
+        self.down = nn.Sequential(
+            ConvNorm(channels, channels, 5, 2, groups=channels, **options),
+            LinearAttn(channels, num_heads, **options),
+        )
+        self.conv = ConvNorm(channels, channels, 5, groups=channels, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the pixels of ``x``."""
+        return self.conv(x + F.interpolate(self.down(x), x.shape[2:]))
+
+
+@MODELS.register_module()
+class PartialChannels(nn.Module):
+    """Mixes the pixels of the first channels and lets the others pass.
+
+    Args:
+        channels: channels of the map.
+        attn: the token mixer of the first channels, its ``type`` and options.
+        ratio: how many channels there are for each that is mixed.
+        options: passed on to ``attn``.
+    """
+
+    def __init__(self, channels: int, attn: Mapping, ratio: int = 4, **options):
+        super().__init__()
+        self.split = (channels // ratio, channels - channels // ratio)
+        self.attn = MODELS.build(
+            dict(attn, channels=self.split[0], **options, _scope_='mmrecnext')
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the pixels of the first channels of ``x``."""
+        first, rest = x.split(self.split, dim=1)
+        return torch.cat([self.attn(first), rest], dim=1)
