@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import logging
 import os
 import sys
 import warnings
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
@@ -37,6 +39,14 @@ def run(main: Callable[[], None]):
         main()
     except UserError as error:
         sys.exit(f'{Path(sys.argv[0]).name}: error: {error}')
+    if torch.distributed.is_initialized():
+        backend = torch.distributed.get_backend()
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+        if backend == 'gloo':  # whose threads at times abort a process that tears down
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(0)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser):
@@ -158,12 +168,23 @@ def prepare(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
 
 def fit_cpu(cfg: Config):
     """Replace what needs a GPU: NCCL by Gloo, synchronised batch norm by plain."""
-    if 'dist_cfg' in cfg.get('env_cfg', {}):
-        cfg.env_cfg.dist_cfg.backend = 'gloo'
+    launcher = cfg.get('launcher', 'none')
+    if launcher == 'pytorch':
+        # MMEngine would choose a GPU for each process first, and for its wrapper.
+        torch.distributed.init_process_group('gloo')
+        cfg.setdefault(
+            'model_wrapper_cfg',
+            dict(
+                type='MMDistributedDataParallel',
+                device_ids=None,
+                broadcast_buffers=False,
+                find_unused_parameters=cfg.get('find_unused_parameters', False),
+            ),
+        )
     synced = [node for node in _nodes(cfg.model) if node.get('type') == 'SyncBN']
     for node in synced:
         node.type = 'BN'
-    if synced and cfg.get('launcher', 'none') != 'none':
+    if synced and launcher != 'none' and is_main_process():
         print_log(
             'SyncBN needs GPUs: each process normalises its own batch (BN)', 'current'
         )
