@@ -5,12 +5,14 @@ Source: RecNeXt (https://github.com/suous/RecNeXt).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from math import gcd, prod
 
 from mmrecnext.errors import OptionError
+from mmrecnext.registry import MODELS
 
 NUM_STAGES = 4
 
@@ -150,8 +152,11 @@ def get_arch(arch: str | Mapping) -> Arch:
     """Look up a model by name, or make one from settings.
 
     Args:
-        arch: a name in ``ARCHS``, or a dict of fields of :class:`Arch`; with the key
-            ``base``, a name, the dict overrides fields of that model.
+        arch: a name in ``ARCHS``, or a dict of fields of :class:`Arch`. With the key
+            ``base``, a name, the dict overrides fields of that model. With the key
+            ``mixer``, a dict of options and perhaps a ``type``, it overrides those of
+            the token mixer in every stage; another type keeps the options that it has
+            too, such as the stage's ``level``.
 
     Raises:
         OptionError: for an unknown name or setting, naming the valid ones.
@@ -167,12 +172,61 @@ def get_arch(arch: str | Mapping) -> Arch:
 
     settings = dict(arch)
     base = get_arch(settings.pop('base', 'm0'))
+    mixer = settings.pop('mixer', {})
     valid = [field.name for field in fields(Arch)]
     if unknown := sorted(set(settings) - set(valid)):
         raise OptionError(
             f'arch has no setting {", ".join(unknown)}; '
-            f'the settings are base, {", ".join(valid)}'
+            f'the settings are base, mixer, {", ".join(valid)}'
         )
-    return replace(
+    made = replace(
         base, **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     )
+    made = replace(made, mixers=tuple(merge_mixer(old, mixer) for old in made.mixers))
+    for new in made.mixers:
+        check_mixer(new, made)
+    return made
+
+
+def merge_mixer(mixer: Mapping, changes: Mapping) -> dict:
+    """Change a token mixer; its options stay as far as the new type has them."""
+    for settings in (mixer, changes):
+        if not isinstance(settings, Mapping):
+            raise OptionError(f'arch: a mixer is a dict of settings, got {settings!r}')
+    merged = {**mixer, **changes}
+    if 'type' not in changes:
+        return merged
+    kept = {'type', *mixer_options(merged['type']), *changes}
+    return {name: value for name, value in merged.items() if name in kept}
+
+
+def check_mixer(mixer: Mapping, arch: Arch):
+    """Check a token mixer's type, the names of its options, and that it suits."""
+    name = mixer.get('type')
+    options = mixer_options(name)
+    if any(option.kind is option.VAR_KEYWORD for option in options.values()):
+        return  # to be checked by the layer that they are passed on to
+    if unknown := sorted(set(mixer) - {'type', *options}):
+        raise OptionError(
+            f'the mixer {name} has no option {", ".join(unknown)}; '
+            f'the options are {", ".join(options)}'
+        )
+    if not arch.mixer_norm and 'norm_cfg' not in options:
+        raise OptionError(
+            f'the mixer {name} has no norms of its own: set `mixer_norm=True`'
+        )
+
+
+def mixer_options(name: str | type | None) -> dict[str, inspect.Parameter]:
+    """Return the options of a token mixer: a registered layer given ``channels``."""
+
+    def options(layer: Callable | None) -> dict[str, inspect.Parameter]:
+        return dict(inspect.signature(layer).parameters) if callable(layer) else {}
+
+    own = options(MODELS.get(name) if isinstance(name, str) else name)
+    if own.pop('channels', None) is None:
+        mixers = [k for k, v in MODELS.module_dict.items() if 'channels' in options(v)]
+        raise OptionError(
+            f'unknown mixer {name!r}; the mixers are {", ".join(sorted(mixers))}'
+        )
+    return own
