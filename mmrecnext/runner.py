@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import torch
 from mmengine.hooks import Hook
-from mmengine.registry import RUNNERS
+from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 
 from mmrecnext.checkpoint import explained_misfit
 from mmrecnext.errors import ConfigError
+from mmrecnext.fusion import switch_to_deploy
 
 
 class SeedHook(Hook):
@@ -45,6 +46,15 @@ class SeedHook(Hook):
         """Mix seed, rank and step into 32 bits."""
         sequence = np.random.SeedSequence([runner.seed, runner.rank, step])
         return int(sequence.generate_state(1)[0])
+
+
+@HOOKS.register_module()
+class DeployHook(Hook):
+    """Tests the model in its inference form, which it is brought into once loaded."""
+
+    def before_test(self, runner: MMEngineRunner):
+        """Fold batch norms."""
+        switch_to_deploy(runner.model)
 
 
 @RUNNERS.register_module(name='RecNeXtRunner')

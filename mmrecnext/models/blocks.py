@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from math import gcd
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrecnext.archs import NUM_STAGES, Arch
+from mmrecnext.fusion import conv_of, conv_then_norm, norm_then_conv
 from mmrecnext.registry import MODELS
 
 
@@ -49,6 +51,10 @@ class ConvNorm(nn.Sequential):
             bias=bias,
         )
         self.norm = build_norm(norm_cfg, out_channels)
+
+    def fused(self) -> nn.Conv2d:
+        """Return one convolution that does the same in inference."""
+        return conv_of(self.conv, *conv_then_norm(self.conv, self.norm))
 
 
 class ChannelMixer(nn.Sequential):
@@ -110,6 +116,13 @@ class Downsample(nn.Module):
         x = self.norm(self.token_mixer(x))
         return x + self.drop_path(self.channel_mixer(x))
 
+    def fold_norm(self):
+        """Merge the norm into the convolution before it, for inference."""
+        if not isinstance(self.norm, nn.Identity):
+            conv = self.token_mixer
+            self.token_mixer = conv_of(conv, *conv_then_norm(conv, self.norm))
+            self.norm = nn.Identity()
+
 
 class RepMixer(nn.Module):
     """Depthwise 3x3 and 1x1 convolutions beside an identity: one 3x3 in the end."""
@@ -122,6 +135,13 @@ class RepMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix neighbouring pixels of ``x``."""
         return self.lk(x) + self.sk(x) + x
+
+    def fused(self) -> nn.Conv2d:
+        """Return one 3x3 convolution that does the same in inference."""
+        large, large_bias = conv_then_norm(*self.lk)
+        small, small_bias = conv_then_norm(*self.sk)
+        weight = large + F.pad(small + 1, (1, 1, 1, 1))  # of 1: the identity
+        return conv_of(self.lk.conv, weight, large_bias + small_bias)
 
 
 class SharedChannels(nn.Module):
@@ -178,3 +198,10 @@ class Block(nn.Module):
                 attended = (*attended, mixed[:, : self.token_mixer.split[0]])
         mixed = self.channel_mixer(self.norm(mixed))
         return x + self.drop_path(mixed), attended
+
+    def fold_norm(self):
+        """Merge the norm into the 1x1 convolution behind it, for inference."""
+        if not isinstance(self.norm, nn.Identity):
+            conv = self.channel_mixer[0]
+            self.channel_mixer[0] = conv_of(conv, *norm_then_conv(self.norm, conv))
+            self.norm = nn.Identity()

@@ -17,9 +17,16 @@ from torch.utils.checkpoint import checkpoint
 
 from mmrecnext.archs import NUM_STAGES, Arch, get_arch
 from mmrecnext.checkpoint import load_pretrained
-from mmrecnext.errors import OptionError
+from mmrecnext.errors import CheckpointError, OptionError
+from mmrecnext.fusion import fold_outer_norms
 from mmrecnext.models.blocks import Block, Downsample, Stem
 from mmrecnext.registry import MODELS
+
+# MMSegmentation hands the `pretrained` of a segmentor on to its backbone.
+PRETRAINED_HINT = (
+    ". Set the model's `pretrained=None`, and the weights as the backbone's "
+    "`init_cfg=dict(type='Pretrained', checkpoint=...)`"
+)
 
 
 class Stage(nn.Module):
@@ -107,6 +114,7 @@ class RecNeXt(BaseModule):
     Attributes:
         out_channels (tuple[int, ...]): channels of each returned map.
         out_strides (tuple[int, ...]): input pixels per pixel of each returned map.
+        deployed (bool): whether the model is in its inference form.
 
     Raises:
         OptionError: for an option of unknown name or impossible value, naming the valid
@@ -133,6 +141,7 @@ class RecNeXt(BaseModule):
             raise OptionError(
                 f'RecNeXt has no option {", ".join(unknown)}; '
                 f'the options are {", ".join(options)}'
+                + PRETRAINED_HINT * ('pretrained' in unknown)
             )
         super().__init__(init_cfg)
         arch = get_arch(arch)
@@ -163,6 +172,7 @@ class RecNeXt(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        self.deployed = False
 
         layers = dict(norm_cfg=norm_cfg, bias=arch.conv_bias)
         rates = drop_path_rates(arch, drop_path_rate)
@@ -219,7 +229,17 @@ class RecNeXt(BaseModule):
         return tuple(maps[i] for i in self.out_indices)
 
     def train(self, mode: bool = True) -> RecNeXt:
-        """Switch to training, frozen parts and ``norm_eval`` norms excepted."""
+        """Switch to training, frozen parts and ``norm_eval`` norms excepted.
+
+        Raises:
+            OptionError: for training in the inference form.
+        """
+        if mode and self.deployed:
+            raise OptionError(
+                'this RecNeXt has been switched to deploy: its batch norms are merged '
+                'into its convolutions, so that it cannot train any more. Build the '
+                'model anew and load its training checkpoint'
+            )
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -227,6 +247,30 @@ class RecNeXt(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def switch_to_deploy(self):
+        """Merge every batch norm into a convolution, in place, for inference only.
+
+        The maps stay the same. Weights are to be loaded before.
+
+        Raises:
+            OptionError: for norms that are no batch norms; the model is then as it was.
+        """
+        fold_outer_norms(self)
+        self.deployed = True
+        self.eval()
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        """Refuse weights with norms, which a load that is not strict would skip."""
+        if self.deployed and any(
+            key.startswith(prefix) and key.endswith('.running_mean')
+            for key in state_dict
+        ):
+            raise CheckpointError(
+                'these weights have batch norms, which the backbone, switched to '
+                'deploy, has no more: load them before `switch_to_deploy()`'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _freeze(self):
         if self.frozen_stages < 0:

@@ -1,0 +1,178 @@
+"""Inference form: batch norms, which are affine then, merged into convolutions.
+
+A module that one layer can stand for says which, by a method ``fused``; one with a norm
+of its own merges it by a method ``fold_norm``. The sums are done in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmrecnext.errors import OptionError
+
+
+def switch_to_deploy(model: nn.Module):
+    """Bring a network that contains a RecNeXt into its inference form, in place.
+
+    Backbones that have a ``switch_to_deploy`` are folded by it, and in the rest every
+    ``ConvModule`` of MMCV whose convolution a batch norm follows. Other norms stay.
+
+    Args:
+        model: a detector or segmentor, with its weights loaded; may be wrapped.
+
+    Raises:
+        OptionError: where a RecNeXt has norms that are no batch norms.
+    """
+    before = count_norms(model)
+    model.eval()
+    for module in list(model.modules()):
+        if hasattr(module, 'switch_to_deploy'):
+            module.switch_to_deploy()
+    fold_conv_modules(model)
+    print_log(
+        f'Merged {before - count_norms(model)} of {before} batch norms',
+        logger='current',
+    )
+
+
+def count_norms(model: nn.Module) -> int:
+    """Return how many batch norms there are in ``model``."""
+    return sum(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def fuse_conv_norms(model: nn.Module):
+    """Put one layer in the place of each that offers to be ``fused``, in place.
+
+    A RecNeXt then has the keys and shapes of the published fused files.
+
+    Args:
+        model: what contains the layers.
+
+    Raises:
+        OptionError: for norms that are no batch norms; the model is then as it was.
+    """
+    for parent, name, layer in list(_fused_layers(model)):
+        setattr(parent, name, layer)
+
+
+def _fused_layers(parent: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    for name, child in parent.named_children():
+        if hasattr(child, 'fused'):
+            yield parent, name, child.fused()
+        else:
+            yield from _fused_layers(child)
+
+
+def fold_outer_norms(model: nn.Module):
+    """Merge also the norms that the published fused files keep, in place.
+
+    These stand behind a token mixer or the convolution between two stages.
+
+    Args:
+        model: what contains them, if need be fused by :func:`fuse_conv_norms` first.
+
+    Raises:
+        OptionError: for norms that are no batch norms.
+    """
+    fuse_conv_norms(model)
+    for module in model.modules():
+        if hasattr(module, 'fold_norm'):
+            module.fold_norm()
+
+
+def fold_conv_modules(model: nn.Module):
+    """Merge the batch norm of each ``ConvModule`` of MMCV, in place.
+
+    A convolution that several of them share, with a norm each, is copied. What is no
+    plain convolution, or normalises by the batch even in inference, stays.
+
+    Args:
+        model: what contains them.
+    """
+    from mmcv.cnn import ConvModule  # here: it takes as long as all of mmrecnext
+    from mmcv.cnn.bricks.wrappers import Conv2d
+
+    for module in model.modules():
+        if (
+            isinstance(module, ConvModule)
+            and type(module).forward is ConvModule.forward
+            and type(module.conv) in (nn.Conv2d, Conv2d)  # others alter their weights
+            and not module.with_spectral_norm
+            and is_foldable(module.norm)
+            and module.order.index('norm') == module.order.index('conv') + 1
+        ):
+            merged = conv_then_norm(module.conv, module.norm)
+            module.conv = conv_of(module.conv, *merged)
+            setattr(module, module.norm_name, nn.Identity())
+            module.efficient_conv_bn_eval_forward = None  # it would read the norm
+
+
+def is_foldable(norm: nn.Module | None) -> bool:
+    """Tell whether a norm is affine in inference: a batch norm with statistics."""
+    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
+
+
+def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return what a batch norm multiplies by in inference, and what it then adds.
+
+    Returns:
+        Two tensors ``[C]``, float64.
+
+    Raises:
+        OptionError: for a norm that is not affine in inference.
+    """
+    if not is_foldable(norm):
+        raise OptionError(
+            'only norms of the types BN and SyncBN, with running statistics, can be '
+            f'merged into convolutions, not {type(norm).__name__}: leave a model with '
+            'it in its training form'
+        )
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = norm.weight.detach().double() * scale
+    shift = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        shift = norm.bias.detach().double() + shift
+    return scale, shift
+
+
+def conv_then_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight and bias, float64, that do what ``norm(conv(x))`` does."""
+    scale, shift = affine(norm)
+    weight, bias = _parameters(conv)
+    return weight * scale[:, None, None, None], bias * scale + shift
+
+
+def norm_then_conv(norm: nn.Module, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Return weight and bias, float64, that do what ``conv(norm(x))`` does.
+
+    Args:
+        norm: a batch norm.
+        conv: of kernel size 1 and one group. A larger kernel would see the padding,
+            which the norm does not shift.
+    """
+    scale, shift = affine(norm)
+    weight, bias = _parameters(conv)
+    return weight * scale[:, None, None], bias + weight[..., 0, 0] @ shift
+
+
+def _parameters(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    weight = conv.weight.detach().double()
+    if conv.bias is None:
+        return weight, weight.new_zeros(len(weight))
+    return weight, conv.bias.detach().double()
+
+
+def conv_of(conv: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    """Return a convolution like ``conv``, of its dtype, with other parameters."""
+    conv = copy.deepcopy(conv)
+    old = conv.weight
+    for name, value in (('weight', weight), ('bias', bias)):
+        value = value.to(old.dtype)
+        setattr(conv, name, nn.Parameter(value, requires_grad=old.requires_grad))
+    return conv
