@@ -1,0 +1,132 @@
+"""The published weights and figures of the 18 models, as data.
+
+Source: RecNeXt (https://github.com/suous/RecNeXt), its tables and releases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmrecnext.errors import OptionError
+
+RELEASES = 'https://github.com/suous/RecNeXt/releases/download'
+HUB_OWNER = 'suous'
+
+TAGS = {'dist_300e_in1k': 'distill_300e', 'base_300e_in1k': 'without_distill_300e'}
+"""How the hub names a recipe (ImageNet-1k, 300 epochs), by how its files name it."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is published of one model.
+
+    Args:
+        top1_dist: ImageNet top-1 with distillation, in percent.
+        top1_base: ImageNet top-1 without.
+        params: parameters for inference, in millions.
+        macs: multiply-adds at 224 x 224, in billions.
+    """
+
+    top1_dist: float
+    top1_base: float
+    params: float
+    macs: float
+
+
+FIGURES = {
+    'm0': Figures(74.7, 73.2, 2.5, 0.4),
+    'm1': Figures(79.2, 78.0, 5.2, 0.9),
+    'm2': Figures(80.3, 79.2, 6.8, 1.2),
+    'm3': Figures(80.9, 79.6, 8.2, 1.4),
+    'm4': Figures(82.5, 81.4, 14.1, 2.4),
+    'm5': Figures(83.3, 82.9, 22.9, 4.7),
+    'a0': Figures(75.0, 73.6, 2.8, 0.4),
+    'a1': Figures(79.6, 78.3, 5.9, 0.9),
+    'a2': Figures(80.8, 79.6, 7.9, 1.2),
+    'a3': Figures(81.1, 80.1, 9.0, 1.4),
+    'a4': Figures(82.5, 81.6, 15.8, 2.4),
+    'a5': Figures(83.5, 83.1, 25.7, 4.7),
+    't': Figures(76.6, 75.1, 12.1, 0.3),
+    's': Figures(79.6, 78.3, 15.8, 0.7),
+    'b': Figures(81.4, 80.3, 19.3, 1.1),
+    't_share_channel': Figures(76.8, 75.2, 12.1, 0.3),
+    's_share_channel': Figures(79.5, 78.3, 15.8, 0.7),
+    'b_share_channel': Figures(81.5, 80.3, 19.2, 1.1),
+}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Published weights of one model.
+
+    Args:
+        arch: the model, a name in ``ARCHS``.
+        tag: the recipe, a name in ``TAGS``.
+    """
+
+    arch: str
+    tag: str
+
+    @property
+    def name(self) -> str:
+        """The name by which timm and the hub know these weights."""
+        return f'recnext_{self.arch}.{self.tag}'
+
+    @property
+    def hub_id(self) -> str:
+        """Repository on the Hugging Face hub."""
+        return f'{HUB_OWNER}/{self.name}'
+
+    @property
+    def url(self) -> str:
+        """Weights for training, ``{'model': state_dict}``."""
+        return f'{self._stem}.pth'
+
+    @property
+    def fused_url(self) -> str:
+        """Fused model for inference, a TorchScript archive."""
+        return f'{self._stem}_fused.pt'
+
+    @property
+    def top1(self) -> float:
+        """ImageNet top-1, in percent."""
+        figures = FIGURES[self.arch]
+        return figures.top1_dist if self.tag.startswith('dist') else figures.top1_base
+
+    @property
+    def _stem(self) -> str:
+        release = 'v1.0' if self.arch.startswith('m') else 'v2.0'
+        return f'{RELEASES}/{release}/recnext_{self.arch}_{TAGS[self.tag]}'
+
+
+PRETRAINED = {
+    weights.name: weights
+    for weights in (Pretrained(arch, tag) for arch in FIGURES for tag in TAGS)
+}
+"""All published weights, by name: the first tag of a model is its default."""
+
+
+def get_pretrained(name: str) -> Pretrained:
+    """Look up published weights.
+
+    Args:
+        name: such as ``recnext_m3.dist_300e_in1k``; the owner on the hub may precede
+            it, ``recnext_`` be left out, and so may the tag.
+
+    Raises:
+        OptionError: for an unknown model or tag, naming the valid ones.
+    """
+    short = name.removeprefix(f'{HUB_OWNER}/').removeprefix('recnext_')
+    arch, _, tag = short.partition('.')
+    if arch not in FIGURES:
+        raise OptionError(
+            f'no weights are published as {name!r}; the models are '
+            f'{", ".join(f"recnext_{known}" for known in FIGURES)}'
+        )
+    tag = tag or next(iter(TAGS))
+    if tag not in TAGS:
+        raise OptionError(
+            f'no weights are published as {name!r}; the tags of recnext_{arch} are '
+            f'{", ".join(TAGS)}'
+        )
+    return PRETRAINED[f'recnext_{arch}.{tag}']

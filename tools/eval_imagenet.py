@@ -1,0 +1,127 @@
+#!/usr/bin/env python
+"""Measure the top-1 and top-5 accuracy of a RecNeXt classifier on ImageNet."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from mmrecnext.classification import load_classifier
+from mmrecnext.cli import run
+from mmrecnext.errors import ConfigError
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'model', help='such as recnext_m3, or recnext_m3.base_300e_in1k'
+    )
+    parser.add_argument(
+        '--data',
+        required=True,
+        metavar='FOLDER',
+        help='one folder of images per class, or what holds those in val/',
+    )
+    parser.add_argument(
+        '--checkpoint', metavar='FILE', help='weights [the published ones]'
+    )
+    parser.add_argument(
+        '--fused', action='store_true', help='merge all batch norms before'
+    )
+    parser.add_argument(
+        '--batch-size', type=int, default=64, metavar='N', help='[%(default)s]'
+    )
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=4,
+        metavar='N',
+        help='processes that read images [%(default)s]',
+    )
+    parser.add_argument(
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='[%(default)s]',
+    )
+    return parser.parse_args()
+
+
+def main():
+    """Evaluate, and end with a line of figures."""
+    args = parse_args()
+    images = read_folder(Path(args.data))
+    model = load_classifier(args.model, args.checkpoint)
+    if model.num_classes != len(images.classes):
+        raise ConfigError(
+            f'{images.root} has folders of {len(images.classes)} classes, but '
+            f'{args.checkpoint or args.model} tells {model.num_classes} apart'
+        )
+    if model.in_chans != 3:
+        raise ConfigError(f'images have 3 channels, the model takes {model.in_chans}')
+    if args.fused:
+        model.switch_to_deploy()
+    images.transform = create_transform(**resolve_model_data_config(model))
+    loader = DataLoader(images, args.batch_size, num_workers=args.workers)
+    top1, top5 = evaluate(
+        model.to(args.device), track(loader, 'Evaluating'), args.device
+    )
+    print(f'{args.model}: top-1 {top1:.2f}  top-5 {top5:.2f}  ({len(images)} images)')
+
+
+def read_folder(folder: Path) -> ImageFolder:
+    """List the images of a folder of classes, in the order of their names.
+
+    Args:
+        folder: holds one folder per class, or these in ``val``.
+
+    Raises:
+        ConfigError: where the folder, classes or images are missing.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f'--data: there is no folder {folder}')
+    if (folder / 'val').is_dir():
+        folder = folder / 'val'
+    try:
+        return ImageFolder(folder)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f'--data: {folder} is to hold one folder of images per class: {error}'
+        ) from error
+
+
+@torch.no_grad()
+def evaluate(
+    model: Callable[[Tensor], Tensor] | nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    device: str = 'cpu',
+) -> tuple[float, float]:
+    """Return top-1 and top-5 accuracy, in percent.
+
+    Args:
+        model: turns images into logits ``[N, classes]``; with fewer than five classes,
+            all of them count as the top five.
+        loader: gives images and labels ``[N]``.
+        device: where the model is.
+    """
+    hits, total = torch.zeros(2, dtype=torch.long), 0
+    for images, labels in loader:
+        logits = model(images.to(device)).cpu()
+        best = logits.topk(min(5, logits.size(1))).indices
+        correct = best == labels[:, None]
+        hits += torch.stack([correct[:, 0].sum(), correct.sum()])
+        total += len(labels)
+    top1, top5 = (100 * hits / total).tolist()
+    return top1, top5
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,100 @@
+#!/usr/bin/env python
+"""Turn a checkpoint of a RecNeXt classifier into the forms in which it is released.
+
+These are OUT-HASH.pth ({'model': weights}), OUT-HASH.safetensors, and, for inference,
+OUT_fused-HASH.pt (TorchScript), where HASH begins the SHA-256 of the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from mmrecnext.classification import (
+    INPUT_SIDE,
+    RecNeXtClassifier,
+    load_classifier,
+    replace_batchnorm,
+)
+from mmrecnext.cli import run
+from mmrecnext.errors import CheckpointError
+
+HASH_LENGTH = 8
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('model', help='such as recnext_m3')
+    parser.add_argument('checkpoint', help='its weights, as training saved them')
+    parser.add_argument(
+        'out', help='how the files begin, such as released/recnext_m3_distill_300e'
+    )
+    return parser.parse_args()
+
+
+def main():
+    """Write the three files and name them."""
+    args = parse_args()
+    # timm and the authors' scripts keep their command line beside the weights.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        model = load_classifier(args.model, args.checkpoint)
+    for file in publish(model, Path(args.out)):
+        print(file)
+
+
+def publish(model: RecNeXtClassifier, out: Path) -> Iterator[Path]:
+    """Write the released forms of a classifier, which is fused in the end.
+
+    Args:
+        model: in inference mode.
+        out: what the names of the files begin with.
+
+    Yields:
+        The path of each file.
+
+    Raises:
+        CheckpointError: for a model that is fused already.
+    """
+    weights = model.state_dict()
+    if 'head.weight' in weights:
+        raise CheckpointError(
+            'the weights are fused already: publish the checkpoint of training'
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+    file = out.with_name(f'{out.name}.pth')
+    torch.save({'model': weights}, file)
+    yield add_hash(file)
+
+    file = out.with_name(f'{out.name}.safetensors')
+    save_file(weights, file, metadata={'format': 'pt'})
+    yield add_hash(file)
+
+    file = out.with_name(f'{out.name}_fused.pt')
+    replace_batchnorm(model)
+    image = torch.zeros(1, model.in_chans, INPUT_SIDE, INPUT_SIDE)
+    with torch.no_grad(), warnings.catch_warnings():
+        # Of the check of sizes and the order of products, which no result depends on.
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        # Unchecked, for the check compiles kernels, half a minute of some models.
+        torch.jit.trace(model, image, check_trace=False).save(str(file))
+    yield add_hash(file)
+
+
+def add_hash(file: Path) -> Path:
+    """Rename a file so that its name tells its contents."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:HASH_LENGTH]
+    return file.rename(file.with_name(f'{file.stem}-{digest}{file.suffix}'))
+
+
+if __name__ == '__main__':
+    run(main)
