@@ -16,7 +16,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import barrier
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
@@ -111,7 +111,7 @@ def _explain(path: Path, message: str) -> str:
 def load_from_http(
     filename: str, map_location: Any = None, model_dir: str | None = None
 ) -> Any:
-    """Download a checkpoint once, on the main process, and read it.
+    """Download a checkpoint, once on each machine, and read it.
 
     Args:
         filename: URL.
@@ -123,7 +123,8 @@ def load_from_http(
     """
     folder = Path(model_dir or os.path.join(torch.hub.get_dir(), 'checkpoints'))
     path = folder / Path(urlparse(filename).path).name
-    if not path.is_file() and is_main_process():
+    first_of_node = os.environ.get('LOCAL_RANK', '0') == '0'
+    if not path.is_file() and first_of_node:
         folder.mkdir(parents=True, exist_ok=True)
         print_log(f'Downloading {filename} to {path}', logger='current')
         try:
@@ -132,8 +133,7 @@ def load_from_http(
             reason = getattr(error, 'reason', error)
             raise CheckpointError(
                 f'cannot download {filename} ({reason}). Fetch it elsewhere and put it '
-                f'at {path}, or train from scratch with '
-                '--cfg-options model.backbone.init_cfg=None'
+                f'at {path}; to train from scratch, set `init_cfg=None`'
             ) from error
     barrier()
     return load_from_local(str(path), map_location)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.dist import is_main_process
+from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
@@ -37,7 +38,7 @@ def run(main: Callable[[], None]):
     """Run a tool; what the user can mend is told in a line, with no traceback."""
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f'{Path(sys.argv[0]).name}: error: {error}')
     if torch.distributed.is_initialized():
         backend = torch.distributed.get_backend()
@@ -92,13 +93,16 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
     """Read a config of MMDetection or MMSegmentation.
 
     Args:
-        path: config file, or the bare name of one that ships with mmrecnext.
+        path: config file, the bare name of one that ships with mmrecnext, or one of a
+            framework such as ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
         options: settings to override, by dotted key.
 
     Raises:
         ConfigError: for a config that is missing, broken or of another framework, a
             framework that is not installed, or an option of unknown name.
     """
+    if '::' in path:
+        return _checked(_read(path, get_config), path, options)
     file = Path(path)
     if not file.is_file() and file.name == path:
         file = shipped('configs') / path
@@ -108,11 +112,17 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
             f'there is no config {path}; those that ship with mmrecnext are '
             f'{", ".join(names)}'
         )
+    return _checked(_read(file, Config.fromfile), file, options)
+
+
+def _read(file: str | Path, read: Callable[..., Config]) -> Config:
     try:
-        cfg = Config.fromfile(file)
+        return read(file)
     except Exception as error:
         raise ConfigError(f'cannot read {file}: {error}') from error
 
+
+def _checked(cfg: Config, file: str | Path, options: Mapping | None) -> Config:
     scope = cfg.get('default_scope')
     if scope not in FRAMEWORKS:
         raise ConfigError(
@@ -135,13 +145,24 @@ def _check_option_names(cfg: Config, options: Mapping):
     extra = {'auto_scale_lr', 'tta_model', 'tta_pipeline', 'runner_type', 'compile'}
     valid = sorted({*cfg, *runner, *extra} - {'self', 'cfg'})
     for option in options:
-        name = option.split('.')[0]
+        name, *below = option.split('.')
         if name not in valid:
             close = difflib.get_close_matches(name, valid, n=1)
             hint = (
                 f'did you mean {close[0]}?' if close else f'it has {", ".join(valid)}'
             )
             raise ConfigError(f'--cfg-options {option}: no such setting; {hint}')
+        # Deeper down a new name may be meant, but hardly one that is nearly there.
+        node = cfg.get(name)
+        for name in below:
+            if not isinstance(node, dict):
+                break
+            close = difflib.get_close_matches(name, node, n=1, cutoff=0.85)
+            if name not in node and close:
+                raise ConfigError(
+                    f'--cfg-options {option}: {name} is new; did you mean {close[0]}?'
+                )
+            node = node.get(name)
 
 
 def prepare(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
@@ -181,7 +202,7 @@ def fit_cpu(cfg: Config):
                 find_unused_parameters=cfg.get('find_unused_parameters', False),
             ),
         )
-    synced = [node for node in _nodes(cfg.model) if node.get('type') == 'SyncBN']
+    synced = [node for node in nodes(cfg.model) if node.get('type') == 'SyncBN']
     for node in synced:
         node.type = 'BN'
     if synced and launcher != 'none' and is_main_process():
@@ -205,10 +226,13 @@ def move_data_root(cfg: Config, folder: str):
     old = cfg.get('data_root')
     if not old:
         raise ConfigError('--data-root: the config has no `data_root` to replace')
-    for node in _nodes(cfg._cfg_dict):
+    old = old.rstrip('/')
+    data = [v for k, v in cfg.items() if k.endswith(('_dataloader', '_evaluator'))]
+    for node in nodes(data):
         for key, value in node.items():
-            if isinstance(value, str) and value.startswith(old):
+            if isinstance(value, str) and f'{value}/'.startswith(f'{old}/'):
                 node[key] = os.path.join(folder, value[len(old) :].lstrip('/'))
+    cfg.data_root = folder
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]):
@@ -237,12 +261,12 @@ def _data_paths(cfg: Config, split: str) -> Iterator[str]:
         for prefix in dict(dataset.get('data_prefix') or {}).values():
             if isinstance(prefix, str) and prefix:
                 yield os.path.join(root, prefix)
-    for evaluator in _nodes(cfg.get(f'{split}_evaluator')):
+    for evaluator in nodes(cfg.get(f'{split}_evaluator')):
         if ann_file := evaluator.get('ann_file'):
             yield ann_file
 
 
-def _nodes(tree: Any) -> Iterator[ConfigDict]:
+def nodes(tree: Any) -> Iterator[ConfigDict]:
     """Yield every dict of a config, outermost first."""
     if isinstance(tree, dict):
         yield tree
@@ -250,4 +274,4 @@ def _nodes(tree: Any) -> Iterator[ConfigDict]:
     elif not isinstance(tree, list | tuple):
         return
     for branch in tree:
-        yield from _nodes(branch)
+        yield from nodes(branch)

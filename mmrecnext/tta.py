@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from inspect import signature
 
 import torch
 from mmcv.ops import batched_nms
+from mmdet.datasets.transforms import PackDetInputs
 from mmdet.models import DetTTAModel
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -13,6 +15,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from mmrecnext.registry import MODELS
+from mmrecnext.runner import leaf_datasets
 
 FLIPPED_AXES = {'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-2, -1)}
 
@@ -65,8 +68,12 @@ def add_flip_tta(cfg: Config):
             ),
         )
     if 'tta_pipeline' not in cfg:
-        *pipeline, pack = deepcopy(cfg.test_dataloader.dataset.pipeline)
-        pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
+        dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
+        *pipeline, pack = deepcopy(dataset.pipeline)
+        default = signature(PackDetInputs).parameters['meta_keys'].default
+        pack.meta_keys = tuple(
+            dict.fromkeys((*pack.get('meta_keys', default), 'flip', 'flip_direction'))
+        )
         flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
         cfg.tta_pipeline = [
             *pipeline,

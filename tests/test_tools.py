@@ -6,6 +6,7 @@ import runpy
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,8 +14,10 @@ import pytest
 import torch
 from conftest import ROOT, golden_weights, run_tool
 from mmdet.datasets import CocoDataset
+from mmengine.config import Config
 
 from mmrecnext import RecNeXt
+from mmrecnext.cli import load_config, move_data_root
 
 DET = ROOT / 'configs/mask_rcnn_recnext_m3_coco.py'
 SEG = ROOT / 'configs/sem_fpn_recnext_m3_ade20k.py'
@@ -196,9 +199,9 @@ class TestInference:
         log = check(
             run_tool('tools/infer.py', DET, checkpoint, *inputs, *options, *small)
         )
-        assert '6 pictures' in log
+        assert '2 images, 1 videos' in log  # one image, given twice, is one
         predictions = json.loads((out / 'predictions.json').read_text())
-        assert len(predictions) == 1 + 2 + 3
+        assert len(predictions) == 2 + 3
         for found in predictions[0]['detections']:
             assert found['class'] in CocoDataset.METAINFO['classes']
             assert len(found['box']) == 4 and found['mask']['size'] == [96, 96]
@@ -332,6 +335,9 @@ class TestBadInput:
         assert 'did you mean optim_wrapper' in fails(
             'train', DET, *args, 'optim_wraper.optimizer.lr=1'
         )
+        assert 'did you mean max_epochs' in fails(
+            'train', DET, *args, 'train_cfg.max_epoch=1'
+        )
         assert 'frozen_stages' in fails(
             'train', DET, *args, 'model.backbone.frozen_stage=1'
         )
@@ -388,6 +394,65 @@ class TestBadInput:
         assert 'no image or video' in fails(*args, tmp_path / 'empty')
         assert 'neither an image' in fails(*args, tmp_path / 'notes.txt')
         assert 'there is no image' in fails(*args, tmp_path / 'nothing.jpg')
+        assert '--device gpu cannot' in fails(*args, tmp_path, '--device', 'gpu')
+
+    def test_inference_overwrites_no_input(self, fails, tmp_path):
+        cv2.imwrite(str(tmp_path / 'photo.png'), np.zeros((9, 9, 3), np.uint8))
+        message = fails('infer', DET, 'x.pth', tmp_path, '--out-dir', tmp_path)
+        assert 'photo.png is an input: choose another --out-dir' in message
+
+    def test_unreadable_image_loses_no_other(self, fails, detector, coco, tmp_path):
+        work_dir, *_ = detector
+        (tmp_path / 'in').mkdir()
+        (tmp_path / 'in/1.jpg').touch()
+        image = next((coco / 'val2017').iterdir())
+        (tmp_path / 'in/2.jpg').write_bytes(image.read_bytes())
+        args = (
+            work_dir / 'epoch_1.pth',
+            tmp_path / 'in',
+            '--out-dir',
+            tmp_path / 'out',
+        )
+        small = 'test_dataloader.dataset.pipeline.1.scale=(96,96)'
+        message = fails('infer', DET, *args, '--cfg-options', small)
+        assert '1.jpg is not an image' in message
+        assert (tmp_path / 'out/2.png').is_file()
+        assert len(json.loads((tmp_path / 'out/predictions.json').read_text())) == 1
+
+
+def test_names_of_outputs_are_distinct(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'tools')
+    from infer import name_outputs
+
+    files = [
+        Path(p) for p in ('a/x.jpg', 'b/x.jpg', 'a/x.jpg', 'b/x_2.png', 'sheet.jpg')
+    ]
+    outputs = name_outputs(files, tmp_path)
+    assert list(outputs) == [
+        Path(p) for p in ('a/x.jpg', 'b/x.jpg', 'b/x_2.png', 'sheet.jpg')
+    ]
+    names = [o.name for o in outputs.values()]
+    assert names == ['x.png', 'x_2.png', 'x_2_2.png', 'sheet_2.png']
+
+
+def test_data_root_moves_data_alone():
+    cfg = Config(
+        dict(
+            data_root='data/coco/',
+            work_dir='data/coco/out',
+            test_dataloader=dict(dataset=dict(data_root='data/coco/')),
+            test_evaluator=[dict(ann_file='data/coco/a.json'), dict(x='data/coco2/b')],
+        )
+    )
+    move_data_root(cfg, 'elsewhere')
+    assert cfg.test_dataloader.dataset.data_root == 'elsewhere/'
+    assert cfg.test_evaluator[0].ann_file == 'elsewhere/a.json'
+    assert cfg.test_evaluator[1].x == 'data/coco2/b'
+    assert cfg.work_dir == 'data/coco/out'
+
+
+def test_configs_of_the_frameworks_load():
+    assert load_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py').model
 
 
 def test_installation_report():

@@ -25,6 +25,7 @@ from rich.progress import track
 from mmrecnext.checkpoint import explained_misfit
 from mmrecnext.cli import add_config_arguments, fit_cpu, load_config, run
 from mmrecnext.errors import ConfigError
+from mmrecnext.fusion import switch_to_deploy
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
@@ -36,11 +37,15 @@ def parse_args() -> argparse.Namespace:
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint of the same model')
     parser.add_argument('inputs', nargs='+', help='images, folders of images, videos')
-    parser.add_argument('--out-dir', default='work_dirs/infer', help='[%(default)s]')
+    parser.add_argument(
+        '--out-dir',
+        default='work_dirs/infer',
+        help='folder that all results go to [%(default)s]',
+    )
     parser.add_argument(
         '--device',
         default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='[%(default)s]',
+        help='where to run: cpu, cuda or cuda:N [%(default)s]',
     )
     parser.add_argument(
         '--score-thr',
@@ -56,39 +61,78 @@ def parse_args() -> argparse.Namespace:
         metavar='N',
         help='also put the first N pictures side by side in sheet.png',
     )
-    return parser.parse_args()
+    parser.add_argument(
+        '--deploy',
+        action='store_true',
+        help='merge batch norms into convolutions first: same predictions, sooner',
+    )
+    args = parser.parse_args()
+    if not 0 <= args.score_thr <= 1:
+        parser.error('--score-thr is between 0 and 1')
+    if args.sheet < 0:
+        parser.error('--sheet is not negative')
+    return args
 
 
 def main():
     """Predict, draw and write."""
     args = parse_args()
+    check_device(args.device)
     files = [file for name in args.inputs for file in expand(Path(name))]
+    outputs = name_outputs(files, Path(args.out_dir))
     cfg = load_config(args.config, args.cfg_options)
     fit_cpu(cfg)
-    predictor = Predictor(cfg, args.checkpoint, args.device, args.score_thr)
+    predictor = Predictor(
+        cfg, args.checkpoint, args.device, args.score_thr, args.deploy
+    )
 
-    out_dir = Path(args.out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    predictions, sheet = [], []
-    for file, name in track(
-        list(zip(files, distinct(files), strict=True)), 'Inferring'
-    ):
-        if file.suffix.lower() in VIDEOS:
-            predictions += predictor.video(file, out_dir / f'{name}.mp4')
+    predictions, sheet, unreadable = [], [], []
+    for file, output in track(outputs.items(), 'Inferring', total=len(outputs)):
+        try:
+            if file.suffix.lower() in VIDEOS:
+                predictions += predictor.video(file, output)
+                continue
+            picture, found = predictor(read_image(file))
+        except ConfigError as error:
+            unreadable.append(str(error))
             continue
-        image = cv2.imread(str(file))
-        if image is None:
-            raise ConfigError(f'{file} is not an image that OpenCV can read')
-        picture, found = predictor(image)
-        cv2.imwrite(str(out_dir / f'{name}.png'), picture)
+        write_image(output, picture)
         predictions.append({'file': str(file), **found})
         if len(sheet) < args.sheet:
             sheet.append(picture)
 
+    out_dir = Path(args.out_dir)
     (out_dir / 'predictions.json').write_text(json.dumps(predictions))
     if sheet:
-        cv2.imwrite(str(out_dir / 'sheet.png'), tile(sheet))
-    print(f'{len(predictions)} pictures and predictions.json in {out_dir}')
+        write_image(out_dir / 'sheet.png', tile(sheet))
+    videos = sum(output.suffix == '.mp4' for output in outputs.values())
+    images = len(outputs) - videos
+    print(f'{images} images, {videos} videos and predictions.json in {out_dir}')
+    if unreadable:
+        raise ConfigError('; '.join(unreadable))
+
+
+def check_device(name: str):
+    """Refuse a device that PyTorch does not know or does not have."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f'--device {name} cannot be used: {reason}') from error
+
+
+def read_image(file: Path) -> np.ndarray:
+    """Read an image as ``[H, W, 3]``, uint8, BGR."""
+    image = cv2.imread(str(file))
+    if image is None:
+        raise ConfigError(f'{file} is not an image that OpenCV can read')
+    return image
+
+
+def write_image(file: Path, image: np.ndarray):
+    """Write an image, or fail."""
+    if not cv2.imwrite(str(file), image):
+        raise ConfigError(f'cannot write {file}')
 
 
 class Predictor:
@@ -99,9 +143,17 @@ class Predictor:
         checkpoint: its weights.
         device: where to run.
         score_thr: least score of a detection.
+        deploy: whether to bring it into its inference form.
     """
 
-    def __init__(self, cfg: Config, checkpoint: str, device: str, score_thr: float):
+    def __init__(
+        self,
+        cfg: Config,
+        checkpoint: str,
+        device: str,
+        score_thr: float,
+        deploy: bool = False,
+    ):
         if cfg.default_scope == 'mmdet':
             from mmdet.apis import inference_detector as infer
             from mmdet.apis import init_detector as init
@@ -112,9 +164,12 @@ class Predictor:
         self.model = init(cfg, checkpoint, device=device)
         with explained_misfit(checkpoint):
             load_checkpoint(self.model, checkpoint, map_location='cpu', strict=True)
+        if deploy:
+            switch_to_deploy(self.model)
         self.infer = infer
         self.score_thr = score_thr
-        self.visualizer = VISUALIZERS.build(cfg.visualizer)
+        visualizer = {k: v for k, v in cfg.visualizer.items() if k != 'vis_backends'}
+        self.visualizer = VISUALIZERS.build(visualizer)
         self.visualizer.dataset_meta = self.model.dataset_meta
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, dict]:
@@ -140,7 +195,7 @@ class Predictor:
     def video(self, file: Path, out_file: Path) -> list[dict]:
         """Predict and draw each frame of a video."""
         frames = mmcv.VideoReader(str(file))
-        if not len(frames):
+        if frames.frame_cnt <= 0:
             raise ConfigError(f'{file} is not a video that OpenCV can read')
         writer = cv2.VideoWriter(
             str(out_file),
@@ -148,6 +203,8 @@ class Predictor:
             frames.fps or 25,
             frames.resolution,
         )
+        if not writer.isOpened():
+            raise ConfigError(f'cannot write {out_file}')
         predictions = []
         for index, frame in enumerate(frames):
             picture, found = self(frame)
@@ -209,13 +266,24 @@ def expand(path: Path) -> Iterator[Path]:
         yield path
 
 
-def distinct(files: Sequence[Path]) -> list[str]:
-    """Name the outputs: the stem of each file, with its folder where stems repeat."""
-    stems = [file.stem for file in files]
-    return [
-        stem if stems.count(stem) == 1 else '_'.join((*file.parts[-2:-1], file.name))
-        for file, stem in zip(files, stems, strict=True)
-    ]
+def name_outputs(files: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
+    """Give each input, once, a file of its own in the output folder.
+
+    A name that is taken gets a number; no input is ever overwritten.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    inputs = {file.resolve() for file in files}
+    taken = {out_dir / 'sheet.png'}
+    outputs = {}
+    for file in dict.fromkeys(files):
+        suffix = '.mp4' if file.suffix.lower() in VIDEOS else '.png'
+        names = (file.stem, *(f'{file.stem}_{i}' for i in range(2, len(files) + 3)))
+        output = next(o for n in names if (o := out_dir / f'{n}{suffix}') not in taken)
+        if output.resolve() in inputs:
+            raise ConfigError(f'{output} is an input: choose another --out-dir')
+        taken.add(output)
+        outputs[file] = output
+    return outputs
 
 
 def tile(pictures: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:

@@ -5,6 +5,8 @@ import argparse
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import find_latest_checkpoint
 
 from mmrecnext.cli import (
     add_config_arguments,
@@ -56,9 +58,19 @@ def main():
             raise ConfigError('--auto-scale-lr: set auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
     if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        resume(cfg, args.resume)
     build_runner(cfg).train()
+
+
+def resume(cfg: Config, checkpoint: str):
+    """Go on from a checkpoint, or start where ``auto`` finds none."""
+    if checkpoint == 'auto':
+        checkpoint = find_latest_checkpoint(cfg.work_dir)
+        if checkpoint is None:
+            print_log(f'Nothing to resume in {cfg.work_dir}: starting', 'current')
+            return
+    cfg.resume = True
+    cfg.load_from = checkpoint
 
 
 def use_amp(cfg: Config):
