@@ -138,10 +138,10 @@ class RecNeXt(BaseModule):
     ):
         if unknown:
             *options, _ = list(inspect.signature(RecNeXt).parameters)
+            hint = PRETRAINED_HINT if 'pretrained' in unknown else ''
             raise OptionError(
                 f'RecNeXt has no option {", ".join(unknown)}; '
-                f'the options are {", ".join(options)}'
-                + PRETRAINED_HINT * ('pretrained' in unknown)
+                f'the options are {", ".join(options)}{hint}'
             )
         super().__init__(init_cfg)
         arch = get_arch(arch)
