@@ -1,5 +1,6 @@
 import inspect
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -277,4 +278,4 @@ def test_impossible_images(shape):
 
 def test_every_option_is_documented():
     options = [*inspect.signature(RecNeXt).parameters][:-1]
-    assert all(f'\n        {name}: ' in RecNeXt.__doc__ for name in options)
+    assert all(re.search(rf'^ +{name}: ', RecNeXt.__doc__, re.M) for name in options)
