@@ -63,8 +63,7 @@ class Arch:
                     f'got {getattr(self, name)!r}'
                 )
         if min(self.dims) < 1 or any(
-            wide % gcd(narrow, wide) or gcd(narrow, wide) == 1
-            for narrow, wide in pairwise(self.dims)
+            gcd(narrow, wide) == 1 for narrow, wide in pairwise(self.dims)
         ):
             raise OptionError(
                 'arch: neighbouring `dims` have a common divisor, for the grouped '

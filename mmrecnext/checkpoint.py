@@ -147,6 +147,14 @@ def register_loaders():
     )
 
 
+def unwrap(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what stands under ``state_dict`` or ``model``, else the checkpoint."""
+    for name in ('state_dict', 'model'):
+        if isinstance(checkpoint.get(name), Mapping):
+            return checkpoint[name]
+    return checkpoint
+
+
 def backbone_weights(
     checkpoint: Mapping[str, Any], prefix: str | None = None
 ) -> dict[str, Tensor]:
@@ -164,10 +172,7 @@ def backbone_weights(
     Raises:
         CheckpointError: where there are no weights, or none with the prefix.
     """
-    for name in ('state_dict', 'model'):
-        if isinstance(checkpoint.get(name), Mapping):
-            checkpoint = checkpoint[name]
-            break
+    checkpoint = unwrap(checkpoint)
     weights = {
         key.removeprefix('module.'): value
         for key, value in checkpoint.items()

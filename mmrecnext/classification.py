@@ -22,6 +22,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from mmrecnext.archs import ARCHS
+from mmrecnext.checkpoint import unwrap
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.fusion import affine, fuse_conv_norms
 from mmrecnext.models import RecNeXt
@@ -287,11 +288,8 @@ def classifier_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     Args:
         checkpoint: the weights, by themselves or under ``state_dict`` or ``model``.
     """
-    for name in ('state_dict', 'model'):
-        if isinstance(checkpoint.get(name), Mapping):
-            checkpoint = checkpoint[name]
-            break
-    return {key.removeprefix('module.'): value for key, value in checkpoint.items()}
+    weights = unwrap(checkpoint)
+    return {key.removeprefix('module.'): value for key, value in weights.items()}
 
 
 def checkpoint_filter_fn(checkpoint: Mapping[str, Any], model: nn.Module) -> dict:
