@@ -26,6 +26,18 @@ def build_drop_path(rate: float) -> nn.Module:
     return DropPath(rate) if rate else nn.Identity()
 
 
+def dilate(module: nn.Module, dilation: int):
+    """Spread the taps of every kernel in ``module``, in place; sizes of maps stay.
+
+    A convolution then does on a map what it did on that map subsampled by ``dilation``.
+    """
+    for conv in module.modules():
+        is_conv = isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+        if is_conv and max(conv.kernel_size) > 1:
+            conv.dilation = (dilation, dilation)
+            conv.padding = tuple(dilation * reach for reach in conv.padding)
+
+
 class ConvNorm(nn.Sequential):
     """Convolution (padded to keep ``ceil(size / stride)``), then a norm."""
 
@@ -94,25 +106,27 @@ class Stem(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves the map and widens its channels, then mixes them."""
+    """Halves the map (at ``stride`` 2) and widens its channels, then mixes them."""
 
-    def __init__(self, arch: Arch, stage: int, drop_path_rate: float, **layers):
+    def __init__(
+        self, arch: Arch, stage: int, drop_path_rate: float, stride: int = 2, **layers
+    ):
         super().__init__()
         narrow, wide = arch.dims[stage - 1 : stage + 1]
         kernel, groups = arch.downsample_kernel, gcd(narrow, wide)
         if arch.downsample_norm:
             self.token_mixer = nn.Conv2d(
-                narrow, wide, kernel, 2, kernel // 2, groups=groups
+                narrow, wide, kernel, stride, kernel // 2, groups=groups
             )
             self.norm = build_norm(layers['norm_cfg'], wide)
         else:
-            self.token_mixer = ConvNorm(narrow, wide, kernel, 2, groups, **layers)
+            self.token_mixer = ConvNorm(narrow, wide, kernel, stride, groups, **layers)
             self.norm = nn.Identity()
         self.channel_mixer = ChannelMixer(wide, arch.mlp_ratios[stage], **layers)
         self.drop_path = build_drop_path(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn ``[N, C, H, W]`` into ``[N, C', ceil(H / 2), ceil(W / 2)]``."""
+        """Turn ``[N, C, H, W]`` into ``[N, C', ceil(H / stride), ...]``."""
         x = self.norm(self.token_mixer(x))
         return x + self.drop_path(self.channel_mixer(x))
 

@@ -19,7 +19,7 @@ from mmrecnext.archs import NUM_STAGES, Arch, get_arch
 from mmrecnext.checkpoint import load_pretrained
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.fusion import fold_outer_norms
-from mmrecnext.models.blocks import Block, Downsample, Stem
+from mmrecnext.models.blocks import Block, Downsample, Stem, dilate
 from mmrecnext.registry import MODELS
 
 # MMSegmentation hands the `pretrained` of a segmentor on to its backbone.
@@ -30,17 +30,32 @@ PRETRAINED_HINT = (
 
 
 class Stage(nn.Module):
-    """Blocks of one resolution, behind a downsampling in all stages but the first."""
+    """Blocks of one resolution, behind a downsampling in all stages but the first.
 
-    def __init__(self, arch: Arch, index: int, drop_path_rates: list[float], **layers):
+    With a ``dilation`` of 2 or more, as large as the reduction that this stage and
+    those before it have forgone, it does not reduce the map: its kernels widen.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        index: int,
+        drop_path_rates: list[float],
+        dilation: int = 1,
+        **layers,
+    ):
         super().__init__()
         if index > 0:
             first = drop_path_rates[0] if arch.linear_drop_path else 0.0
-            self.downsample = Downsample(arch, index, first, **layers)
+            stride = 2 if dilation == 1 else 1
+            self.downsample = Downsample(arch, index, first, stride, **layers)
         self.blocks = nn.ModuleList(
             Block(arch, index, i, rate, **layers)
             for i, rate in enumerate(drop_path_rates)
         )
+        if dilation > 1:
+            dilate(self.blocks, dilation)
+            dilate(self.downsample, dilation // 2)
 
     def forward(self, x: Tensor, with_cp: bool = False) -> Tensor:
         """Run the stage, with ``with_cp`` recomputing each block in backward."""
@@ -107,6 +122,10 @@ class RecNeXt(BaseModule):
         drop_path_rate: stochastic depth, a probability: that of every block, or, in T,
             S and B, that of the last.
         with_cp: trade time for memory: recompute each block in the backward pass.
+        output_stride: input pixels per pixel that no map exceeds, one of the strides
+            of the model; None for no limit. Stages beyond it do not reduce the map:
+            their kernels dilate, by 2, then 4, as DeepLab and PSPNet want it. The
+            weights are the same.
         init_cfg: initialisation. ``dict(type='Pretrained', checkpoint=...)`` takes a
             published file or an OpenMMLab checkpoint, by path or URL, and fails unless
             every weight fits.
@@ -133,6 +152,7 @@ class RecNeXt(BaseModule):
         norm_eval: bool = False,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
+        output_stride: int | None = None,
         init_cfg: dict | list[dict] | None = None,
         **unknown,
     ):
@@ -163,12 +183,18 @@ class RecNeXt(BaseModule):
             )
         if not 0 <= drop_path_rate < 1:
             raise OptionError(f'drop_path_rate is in [0, 1), got {drop_path_rate}')
+        if output_stride not in (None, *arch.strides):
+            raise OptionError(
+                f'output_stride is one of the strides {arch.strides} of the model, or '
+                f'None, got {output_stride}'
+            )
+        strides = [min(stride, output_stride or stride) for stride in arch.strides]
 
         self.arch = arch
         self.in_channels = in_channels
         self.out_indices = out_indices
         self.out_channels = tuple(arch.dims[i] for i in out_indices)
-        self.out_strides = tuple(arch.strides[i] for i in out_indices)
+        self.out_strides = tuple(strides[i] for i in out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
@@ -178,7 +204,8 @@ class RecNeXt(BaseModule):
         rates = drop_path_rates(arch, drop_path_rate)
         self.stem = Stem(arch, in_channels, **layers)
         self.stages = nn.ModuleList(
-            Stage(arch, i, rates[i], **layers) for i in range(num_stages)
+            Stage(arch, i, rates[i], arch.strides[i] // strides[i], **layers)
+            for i in range(num_stages)
         )
         self._freeze()
 
