@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, golden_weights, run_tool
+from conftest import ROOT, check, run_tool
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
@@ -21,50 +21,6 @@ from mmrecnext.cli import load_config, move_data_root
 
 DET = ROOT / 'configs/mask_rcnn_recnext_m3_coco.py'
 SEG = ROOT / 'configs/sem_fpn_recnext_m3_ade20k.py'
-
-
-def check(result):
-    """Return what a tool printed, after it succeeded."""
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    return result.stdout + result.stderr
-
-
-@pytest.fixture(scope='module')
-def coco(tmp_path_factory):
-    """80 classes in COCO's format and layout."""
-    folder = tmp_path_factory.mktemp('data') / 'coco'
-    names = CocoDataset.METAINFO['classes']
-    options = ['--train', 4, '--val', 2, '--size', 96]
-    check(
-        run_tool('tools/make_shapes_data.py', folder, *options, '--class-names', *names)
-    )
-    return folder
-
-
-@pytest.fixture(scope='module')
-def ade(tmp_path_factory):
-    """150 labels in the layout of ADE20K."""
-    folder = tmp_path_factory.mktemp('data') / 'ade'
-    options = ['--train', 8, '--val', 2, '--size', 96, '--classes', 149]
-    check(run_tool('tools/make_shapes_data.py', folder, *options))
-    return folder
-
-
-@pytest.fixture(scope='module')
-def shapes(tmp_path_factory):
-    """Data of the demo configs, few and small."""
-    folder = tmp_path_factory.mktemp('data') / 'shapes'
-    options = ['--train', 8, '--val', 2, '--size', 96, '--objects', '2-4']
-    check(run_tool('tools/make_shapes_data.py', folder, *options))
-    return folder
-
-
-@pytest.fixture(scope='module')
-def pretrained(tmp_path_factory, golden_states):
-    """ImageNet weights of m3 in the published form, with made-up values."""
-    file = tmp_path_factory.mktemp('weights') / 'recnext_m3_distill_300e.pth'
-    torch.save({'model': golden_weights(golden_states, 'm3', head=True)}, file)
-    return file
 
 
 @pytest.fixture(scope='module')
