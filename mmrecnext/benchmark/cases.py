@@ -1,0 +1,146 @@
+"""What can be measured: models, and the ways to run them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+import torch
+
+from mmrecnext.archs import ARCHS
+from mmrecnext.errors import OptionError
+
+FORMS = ('original', 'train', 'deploy')
+LAYOUTS = ('nchw', 'nhwc')
+MODES = ('eager', 'compiled', 'frozen')
+WORKS = ('forward', 'step')
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to run one model.
+
+    Args:
+        model: name, see :func:`kind_of`.
+        form: ``original`` for the computation of the published code, in the form of
+            its fused files when it infers; ``train`` or ``deploy`` for the library's.
+        layout: memory format of images and weights.
+        mode: ``eager``, ``compiled``, or ``frozen``: compiled with constant weights.
+        dtype: a name in ``DTYPES``.
+        work: ``forward`` for inference, ``step`` for a forward and a backward pass.
+        shape: height and width of the images, in pixels.
+        batch: images.
+    """
+
+    model: str
+    form: str = 'deploy'
+    layout: str = 'nhwc'
+    mode: str = 'eager'
+    dtype: str = 'fp32'
+    work: str = 'forward'
+    shape: tuple[int, int] = (800, 1344)
+    batch: int = 1
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the whole batch."""
+        return self.batch * self.shape[0] * self.shape[1]
+
+
+def kind_of(model: str) -> str:
+    """Tell what a name means: a ``recnext``, a ``config`` or a model of ``timm``.
+
+    Args:
+        model: ``recnext_m3`` or ``m3``; a config of MMDetection or MMSegmentation, as
+            the other tools take it; a name in timm.
+
+    Raises:
+        OptionError: for an unknown name, naming similar ones.
+    """
+    if short_name(model) in ARCHS:
+        return 'recnext'
+    if model.endswith('.py'):
+        return 'config'
+    known = timm_models()
+    if model in known:
+        return 'timm'
+    close = difflib.get_close_matches(model, [*map('recnext_{}'.format, ARCHS), *known])
+    hint = f'similar are {", ".join(close)}' if close else 'timm.list_models() lists'
+    raise OptionError(
+        f'unknown model {model!r}: it is none of recnext_{", recnext_".join(ARCHS)}, '
+        f'no config *.py and no model of timm; {hint}'
+    )
+
+
+def short_name(model: str) -> str:
+    """Return the name of a RecNeXt in ``ARCHS``."""
+    return model.removeprefix('recnext_')
+
+
+@cache
+def timm_models() -> list[str]:
+    """Return the names of timm's models; none where timm is not installed."""
+    try:
+        import timm
+    except ImportError:
+        return []
+    return timm.list_models()
+
+
+def grid(
+    models: Sequence[str],
+    forms: Sequence[str] = ('original', 'deploy'),
+    layouts: Sequence[str] = ('nhwc',),
+    modes: Sequence[str] = ('eager',),
+    dtypes: Sequence[str] = ('fp32',),
+    works: Sequence[str] = ('forward',),
+    shape: tuple[int, int] = (800, 1344),
+    batches: Sequence[int] = (1,),
+) -> list[Case]:
+    """Return all cases that combine the given ways, each of them once.
+
+    What has no meaning is replaced by what is nearest: the original is run in NCHW, as
+    it was published, and only for what contains a RecNeXt; a training step takes the
+    training form, and weights that are not constant.
+
+    Args:
+        models: see :func:`kind_of`.
+        forms: some of ``FORMS``.
+        layouts: some of ``LAYOUTS``.
+        modes: some of ``MODES``.
+        dtypes: some of ``DTYPES``.
+        works: some of ``WORKS``.
+        shape: height and width of the images.
+        batches: numbers of images.
+
+    Raises:
+        OptionError: for an unknown model.
+    """
+    for model in models:
+        kind_of(model)
+    ways = product(works, models, dtypes, modes, forms, layouts, batches)
+    cases = (
+        Case(model, form, layout, mode, dtype, work, shape, batch)
+        for work, model, dtype, mode, form, layout, batch in ways
+    )
+    return list(dict.fromkeys(meaningful(cases)))
+
+
+def meaningful(cases: Iterable[Case]) -> Iterator[Case]:
+    """Yield what each case amounts to, see :func:`grid`."""
+    for case in cases:
+        changes = {}
+        if case.form == 'original':
+            if kind_of(case.model) == 'timm':
+                continue
+            changes['layout'] = 'nchw'
+        if case.work == 'step':
+            if case.form == 'deploy':
+                changes['form'] = 'train'
+            if case.mode == 'frozen':
+                changes['mode'] = 'compiled'
+        yield Case(**{**vars(case), **changes})

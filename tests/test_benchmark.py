@@ -1,0 +1,163 @@
+import json
+import runpy
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import ROOT, golden_tensor, run_tool
+from torch import nn
+
+from mmrecnext.archs import ARCHS
+from mmrecnext.benchmark.cases import WORKS, Case, grid
+from mmrecnext.benchmark.measure import count_flops, peak_bytes, saved_bytes
+from mmrecnext.benchmark.original import Original, original_of
+from mmrecnext.benchmark.workloads import Workload, build_backbone
+from mmrecnext.errors import OptionError
+from mmrecnext.models import RecNeXt
+
+SMALL = {
+    base: dict(base=base, dims=(16, 32, 64, 128), depths=depths)
+    for base, depths in {
+        'm0': (1, 1, 1, 1),
+        'a0': (1, 1, 1, 1),
+        't': (0, 1, 1, 1),
+        'b': (1, 1, 1, 1),
+        't_share_channel': (0, 1, 1, 6),
+    }.items()
+}
+
+
+@pytest.fixture(params=SMALL)
+def backbone(request):
+    """A small network of each series, with golden weights."""
+    model = RecNeXt(SMALL[request.param]).eval()
+    state = model.state_dict()
+    model.load_state_dict({k: golden_tensor(k, v.shape) for k, v in state.items()})
+    return model
+
+
+@pytest.mark.parametrize('fused', [False, True])
+@pytest.mark.parametrize('shape', [(64, 96), (70, 33)])
+def test_original_computes_the_same(backbone, fused, shape):
+    images = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(0))
+    original = original_of(backbone, fused)
+    with torch.no_grad():
+        maps = original(images), backbone(images)
+    for theirs, ours in zip(*maps, strict=True):
+        assert (ours - theirs).abs().max() <= 1e-5 * theirs.std()
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_original_has_the_published_keys(arch, golden_states):
+    for form in ('train', 'fused'):
+        with torch.device('meta'):
+            original = Original(ARCHS[arch], fused=form == 'fused')
+        state = {k: list(v.shape) for k, v in original.state_dict().items()}
+        published = golden_states[f'recnext_{arch}'][form]
+        assert state == {k: s for k, s in published if not k.startswith('head')}
+
+
+def test_cases_are_what_has_a_meaning():
+    cases = grid(['m3', 'resnet50'], modes=['eager', 'frozen'], works=WORKS)
+    ways = {(c.model, c.form, c.layout, c.mode, c.work) for c in cases}
+    assert len(ways) == len(cases)
+    assert ways == {
+        ('m3', 'original', 'nchw', 'eager', 'forward'),
+        ('m3', 'original', 'nchw', 'frozen', 'forward'),
+        ('m3', 'deploy', 'nhwc', 'eager', 'forward'),
+        ('m3', 'deploy', 'nhwc', 'frozen', 'forward'),
+        ('resnet50', 'deploy', 'nhwc', 'eager', 'forward'),
+        ('resnet50', 'deploy', 'nhwc', 'frozen', 'forward'),
+        ('m3', 'original', 'nchw', 'eager', 'step'),
+        ('m3', 'original', 'nchw', 'compiled', 'step'),
+        ('m3', 'train', 'nhwc', 'eager', 'step'),
+        ('m3', 'train', 'nhwc', 'compiled', 'step'),
+        ('resnet50', 'train', 'nhwc', 'eager', 'step'),
+        ('resnet50', 'train', 'nhwc', 'compiled', 'step'),
+    }
+
+
+def test_unknown_models_are_refused():
+    with pytest.raises(OptionError, match='repvit_m1_1'):
+        grid(['repvit_m11'])
+
+
+def test_saved_bytes_count_each_storage_once():
+    layer = nn.Conv2d(4, 4, 1)
+    x = torch.zeros(1, 4, 8, 8, requires_grad=True)
+
+    def forward():
+        y = layer(x)  # saves x
+        return (y * y[:, :2].repeat(1, 2, 1, 1)).sum()  # saves y and a copy of it
+
+    workload = Workload(forward, torch.Tensor.backward, layer, 'cpu')
+    assert saved_bytes(workload) == 3 * x.nbytes
+
+
+def test_peak_bytes_are_those_held_at_once():
+    def forward():
+        for _ in range(3):
+            a = torch.empty(1000)
+            b = torch.empty(3000)
+            del a, b
+
+    assert peak_bytes(Workload(forward, None, nn.Identity(), 'cpu')) == 16000
+
+
+def test_operations_do_not_depend_on_the_way():
+    case = Case('m3')
+    assert count_flops(case) == pytest.approx(59e9, rel=0.01)
+    assert count_flops(replace(case, form='original', batch=2)) == 2 * count_flops(case)
+    assert count_flops(replace(case, work='step')) == 3 * count_flops(case)
+
+
+def test_peers_are_folded():
+    for name in ('repvit_m0_9', 'resnet18'):
+        norms = (
+            sum(isinstance(m, nn.BatchNorm2d) for m in build_backbone(case).modules())
+            for case in (Case(name, 'deploy'), Case(name, 'train'))
+        )
+        folded, unfolded = norms
+        assert folded == 0 < unfolded
+
+
+def test_tool(tmp_path):
+    out = tmp_path / 'figures.json'
+    options = ['--shape', 64, '--batch', 1, 2, '--work', 'forward', 'step']
+    result = run_tool(
+        *('tools/benchmark.py', 'm0', *options, '--repeats', 3, '--markdown'),
+        *('--out', out),
+    )
+    assert result.returncode == 0, result.stderr
+    assert '| m0 | original | nchw |' in result.stdout
+    data = json.loads(out.read_text())
+    assert set(data['matmul_rates']) == {'fp32'}
+    found = data['results']
+    assert len(found) == 2 * 2 * 2
+    for each in found:
+        assert len(each['seconds']) == 3
+        assert min(each['seconds']) <= each['median'] <= max(each['seconds'])
+        assert each['peak_bytes'] > 0
+        assert (each['saved_bytes'] is None) == (each['case']['work'] == 'forward')
+        assert each['images_per_second'] == each['case']['batch'] / each['median']
+        base = next(
+            e['median']
+            for e in found
+            if e['case'] == {**each['case'], 'form': 'original', 'layout': 'nchw'}
+        )
+        assert each['speedup'] == base / each['median']
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['nonsense'], "unknown model 'nonsense'"),
+        (['m0', '--shape', '1', '2', '3'], '--shape takes one or two sides'),
+        (['m0', '--batch', '0'], '--batch is 1 or more'),
+        (['resnet18', '--form', 'original'], 'only a RecNeXt has an original'),
+    ],
+)
+def test_tool_explains_bad_options(options, message, monkeypatch):
+    monkeypatch.setattr('sys.argv', ['benchmark.py', *options])
+    with pytest.raises(SystemExit, match=message):
+        runpy.run_path(str(ROOT / 'tools/benchmark.py'), run_name='__main__')
