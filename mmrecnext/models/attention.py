@@ -54,12 +54,20 @@ class LinearAttn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of ``x`` by their likeness."""
         n, c, h, w = x.shape
-        qk = F.elu(self.qk(x)) + 1
+        qk = positive(self.qk(x))
         q, k = qk.reshape(n, 2, self.num_heads, -1, h * w).unbind(1)
         v = x.reshape(n, self.num_heads, -1, h * w)
         weight = k.mean(-1, keepdim=True).mT @ q + EPSILON
         mixed = associate(v, k / (h * w), q) / weight
         return mixed.reshape(n, c, h, w) + self.pe(x)
+
+
+def positive(x: Tensor) -> Tensor:
+    """Return ``elu(x) + 1``, which is above 0."""
+    if torch.is_grad_enabled():
+        return F.elu(x) + 1
+    # On a CPU, ELU takes several times as long as an exponential and two maxima.
+    return x.clamp(max=0).exp_().add_(x.clamp(min=0))
 
 
 def associate(v: Tensor, k: Tensor, q: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The parts that all series share, from the smallest to the largest."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from math import gcd
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from mmrecnext.archs import NUM_STAGES, Arch
 from mmrecnext.fusion import conv_of, conv_then_norm, norm_then_conv
+from mmrecnext.ops.conv import conv_add, conv_gelu
 from mmrecnext.registry import MODELS
 
 
@@ -80,6 +82,13 @@ class ChannelMixer(nn.Sequential):
             ConvNorm(hidden, channels, **layers),
         )
 
+    def forward(self, x: Tensor, residual: Tensor, drop_path: nn.Module) -> Tensor:
+        """Mix the channels of ``x`` and add them, or at times none, to ``residual``."""
+        expand, _, project = self
+        if self.training or isinstance(expand, ConvNorm):
+            return residual + drop_path(super().forward(x))
+        return conv_add(conv_gelu(x, expand), project, residual)
+
 
 class Stem(nn.Module):
     """3x3 convolutions that reduce the image to the first stage's map.
@@ -102,7 +111,10 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Reduce ``[N, C, H, W]`` by the product of the strides."""
-        return self.stem(x)
+        layers = list(self.stem)
+        for conv, gelu in zip_longest(layers[::2], layers[1::2]):
+            x = conv(x) if gelu is None else conv_gelu(x, conv)
+        return x
 
 
 class Downsample(nn.Module):
@@ -128,7 +140,7 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``[N, C, H, W]`` into ``[N, C', ceil(H / stride), ...]``."""
         x = self.norm(self.token_mixer(x))
-        return x + self.drop_path(self.channel_mixer(x))
+        return self.channel_mixer(x, x, self.drop_path)
 
     def fold_norm(self):
         """Merge the norm into the convolution before it, for inference."""
@@ -210,8 +222,7 @@ class Block(nn.Module):
             mixed = self.token_mixer(x)
             if self.shares:
                 attended = (*attended, mixed[:, : self.token_mixer.split[0]])
-        mixed = self.channel_mixer(self.norm(mixed))
-        return x + self.drop_path(mixed), attended
+        return self.channel_mixer(self.norm(mixed), x, self.drop_path), attended
 
     def fold_norm(self):
         """Merge the norm into the 1x1 convolution behind it, for inference."""

@@ -191,7 +191,7 @@ class RecConv(nn.Module):
         mixed = first(x)
         for conv in rest:
             fine, places = finer.pop()
-            mixed = conv(fine + self.enlarge(mixed, fine.shape[2:], places))
+            mixed = conv(self.enlarge(mixed, fine.shape[2:], places).add_(fine))
         return mixed
 
 
