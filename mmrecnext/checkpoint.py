@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from mmengine.dist import barrier
 from mmengine.logging import HistoryBuffer, print_log
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmrecnext.archs import ARCHS, NUM_STAGES
@@ -141,6 +140,8 @@ def load_from_http(
 
 def register_loaders():
     """Have MMEngine read files and URLs through this module, wherever it loads."""
+    from mmengine.runner.checkpoint import CheckpointLoader  # here: it is slow
+
     CheckpointLoader.register_scheme('', loader=load_from_local, force=True)
     CheckpointLoader.register_scheme(
         ('http://', 'https://'), loader=load_from_http, force=True
@@ -219,6 +220,8 @@ def load_pretrained(
         CheckpointError: where a weight is missing, left over or of another shape;
             the model is then as it was.
     """
+    from mmengine.runner.checkpoint import CheckpointLoader  # here: it is slow
+
     loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location, 'silent')
     weights = backbone_weights(loaded, prefix)
     unbuilt = tuple(f'stages.{i}.' for i in range(len(model.stages), NUM_STAGES))

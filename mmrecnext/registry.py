@@ -19,3 +19,13 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='mmrecnext',
     locations=['mmrecnext.optim'],
 )
+
+
+def offer_to_mmengine():
+    """Have MMEngine's own registry import the models when it is asked for a name.
+
+    It has no public way to be given a place to look in.
+    """
+    if 'mmrecnext.models' not in MMENGINE_MODELS._locations:
+        MMENGINE_MODELS._locations.append('mmrecnext.models')
+        MMENGINE_MODELS._imported = False

@@ -1,7 +1,9 @@
 import json
 import runpy
 from dataclasses import replace
+from types import SimpleNamespace
 
+import cv2
 import pytest
 import torch
 from conftest import ROOT, golden_tensor, run_tool
@@ -9,8 +11,12 @@ from torch import nn
 
 from mmrecnext.archs import ARCHS
 from mmrecnext.benchmark.cases import WORKS, Case, grid
-from mmrecnext.benchmark.measure import count_flops, peak_bytes, saved_bytes
+from mmrecnext.benchmark.detector import PARTS, PartClock
+from mmrecnext.benchmark.growth import growth_table, measure_growth
+from mmrecnext.benchmark.measure import count_flops, measure, peak_bytes, saved_bytes
 from mmrecnext.benchmark.original import Original, original_of
+from mmrecnext.benchmark.pictures import draw_growth
+from mmrecnext.benchmark.startup import STEPS, measure_startup, startup_rows
 from mmrecnext.benchmark.workloads import Workload, build_backbone
 from mmrecnext.errors import OptionError
 from mmrecnext.models import RecNeXt
@@ -123,13 +129,15 @@ def test_peers_are_folded():
 
 def test_tool(tmp_path):
     out = tmp_path / 'figures.json'
+    picture = tmp_path / 'picture.png'
     options = ['--shape', 64, '--batch', 1, 2, '--work', 'forward', 'step']
     result = run_tool(
         *('tools/benchmark.py', 'm0', *options, '--repeats', 3, '--markdown'),
-        *('--out', out),
+        *('--out', out, '--picture', picture),
     )
     assert result.returncode == 0, result.stderr
     assert '| m0 | original | nchw |' in result.stdout
+    assert cv2.imread(str(picture)).std() > 0
     data = json.loads(out.read_text())
     assert set(data['matmul_rates']) == {'fp32'}
     found = data['results']
@@ -155,9 +163,109 @@ def test_tool(tmp_path):
         (['m0', '--shape', '1', '2', '3'], '--shape takes one or two sides'),
         (['m0', '--batch', '0'], '--batch is 1 or more'),
         (['resnet18', '--form', 'original'], 'only a RecNeXt has an original'),
+        (['resnet18', '--growth'], 'take RecNeXts'),
+        (['m0', '--picture', 'picture.bmp'], 'ends in .png or .svg'),
     ],
 )
 def test_tool_explains_bad_options(options, message, monkeypatch):
     monkeypatch.setattr('sys.argv', ['benchmark.py', *options])
     with pytest.raises(SystemExit, match=message):
         runpy.run_path(str(ROOT / 'tools/benchmark.py'), run_name='__main__')
+
+
+def test_growth_is_per_pixel(tmp_path):
+    sides, batches = (64, 128), (1, 2)
+    cases = [Case(model) for model in ('m0', 't')]
+    report = measure_growth(cases, 'cpu', 2, sides, batches)
+    ways = [(r.case.model, r.case.shape[0], r.case.batch) for r in report.results]
+    assert ways == [
+        (m, *way) for m in ('m0', 't') for way in ((64, 1), (128, 1), (64, 2))
+    ]
+    for result in report.results:
+        result.seconds = [result.case.pixels * 2e-9, result.case.pixels * 4e-9]
+        result.peak_bytes = result.case.pixels * 10
+    report.results[1].seconds = [128 * 128 * 6e-9]
+    _, columns, body = growth_table(report.results)
+    assert columns == [
+        *('model', '1 x 64²', '1 x 128²', '2 x 64²', '128²/128², time', 'memory')
+    ]
+    assert body == [
+        ('m0', '3', '6', '3', '1.00', '1.00'),
+        ('t', '3', '3', '3', '1.00', '1.00'),
+    ]
+    draw_growth(report.results, str(tmp_path / 'growth.png'), 'a machine')
+    assert cv2.imread(str(tmp_path / 'growth.png')).std() > 0
+
+
+def test_startup_counts_each_step_in_a_fresh_process():
+    found = measure_startup(['m0'], repeats=1)
+    assert len(found['m0']) == 1 and len(found['m0'][0]) == len(STEPS)
+    columns, rows = startup_rows({'m0': [[1.0, 2.0, 3.0, 4.0], [3.0, 1.0, 2.0, 8.0]]})
+    assert len(columns) == len(rows[0])
+    assert [row[1:] for row in rows] == [
+        ('1.000', '3.000'),
+        ('1.000', '2.000'),
+        ('2.000', '3.000'),
+        ('4.000', '8.000'),
+    ]
+    assert rows[-1][0] == "mmrecnext.RecNeXt('m0')"
+
+
+@pytest.mark.parametrize(
+    'config', ['mask_rcnn_recnext_m0_shapes.py', 'sem_fpn_recnext_m0_shapes.py']
+)
+def test_time_of_a_detector_divides_into_its_parts(config):
+    cases = grid([config], works=WORKS, shape=(64, 96))
+    results = measure(cases, repeats=1).results
+    forms = [(r.case.work, r.case.form) for r in results]
+    assert forms == [
+        *(('forward', 'original'), ('forward', 'deploy')),
+        *(('step', 'original'), ('step', 'train')),
+    ]
+    for result in results[:2]:
+        assert set(result.parts) == set(PARTS)
+        assert all(seconds > 0 for seconds in result.parts.values())
+    for result in results[2:]:
+        assert not result.parts
+        assert result.saved_bytes > 0
+
+
+def test_a_moment_counts_for_the_innermost_part(monkeypatch):
+    now = [0.0]
+
+    def spend(x, seconds):
+        now[0] += seconds
+        return x
+
+    class Head(nn.Module):
+        def forward(self, x):
+            return spend(x, 2)
+
+        def predict(self, x):
+            return self.predict_by_feat(self(spend(x, 1)))
+
+        def predict_by_feat(self, x):
+            return spend(x, 8)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = nn.Identity()
+            self.head = Head()
+
+        def predict(self):
+            return spend(self.head.predict(self.backbone(0)), 16)
+
+    monkeypatch.setattr(
+        'mmrecnext.benchmark.detector.time',
+        SimpleNamespace(perf_counter=lambda: now[0]),
+    )
+    model = Model()
+    clock = PartClock(model, lambda: None)
+    for _ in range(2):
+        assert clock.run(model.predict) == {
+            'backbone': 0,
+            'neck': 0,
+            'heads': 1 + 2,
+            'post-processing': 8 + 16,
+        }

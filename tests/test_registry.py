@@ -23,19 +23,42 @@ def test_scoped_type_needs_no_import(framework, tmp_path):
     assert result.stdout.endswith('mmrecnext.models.recnext (40, 80)\n'), result.stderr
 
 
-@pytest.mark.parametrize('framework', ['mmdet', 'mmseg'])
+@pytest.mark.parametrize('framework', ['mmdet', 'mmseg', 'mmengine'])
 def test_bare_type_after_import(framework, tmp_path):
     code = 'import mmrecnext' + BUILD.format(framework=framework, type='RecNeXt')
     result = python(code, cwd=tmp_path)
     assert result.stdout.endswith('mmrecnext.models.recnext (40, 80)\n'), result.stderr
 
 
-def test_import_brings_no_framework():
+def test_import_brings_nothing_slow():
     result = python(
         'import sys, mmrecnext\n'
-        'print(*({"mmdet", "mmseg", "timm", "mmcv", "torchvision"} & {*sys.modules}))'
+        'print(*({"mmdet", "mmseg", "timm", "mmcv", "torchvision", "mmengine.model", '
+        '"mmengine.runner"} & {*sys.modules}))'
     )
     assert result.stdout.splitlines()[-1:] in ([], ['']), result.stdout
+
+
+def test_backbone_comes_when_asked_for():
+    result = python(
+        'import mmrecnext\n'
+        'print(mmrecnext.RecNeXt is mmrecnext.models.RecNeXt)\n'
+        'print(hasattr(mmrecnext, "RecNext"))'
+    )
+    assert result.stdout.splitlines()[-2:] == ['True', 'False'], result.stderr
+
+
+@pytest.mark.parametrize('first', ['mmrecnext', 'mmengine.runner'])
+def test_checkpoints_are_read_safely_in_either_order(first):
+    result = python(
+        f'import {first}\nimport mmrecnext\n'
+        'from mmengine.runner import CheckpointLoader as loader\n'
+        'print(*(loader._get_checkpoint_loader(f).__module__ for f in '
+        '("a.pth", "https://b/c.pth")))'
+    )
+    assert result.stdout.endswith('mmrecnext.checkpoint mmrecnext.checkpoint\n'), (
+        result.stderr
+    )
 
 
 @pytest.mark.parametrize(

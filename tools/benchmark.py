@@ -4,7 +4,8 @@
 Models are RecNeXts (recnext_m3, or m3), models of timm (repvit_m1_1), of which the maps
 of all stages are computed, and configs of MMDetection or MMSegmentation, whole.
 
-All that the options name is combined, and measured in one process, in turn.
+All that the options name is combined, and measured in one process, in turn. Two other
+measurements take the place of this: --growth and --startup.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,16 +25,31 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from mmrecnext.benchmark.cases import DTYPES, FORMS, LAYOUTS, MODES, WORKS, grid
+from mmrecnext import ARCHS
+from mmrecnext.benchmark.cases import (
+    DTYPES,
+    FORMS,
+    LAYOUTS,
+    MODES,
+    WORKS,
+    Case,
+    grid,
+    kind_of,
+    short_name,
+)
+from mmrecnext.benchmark.growth import BATCHES, SIDES, growth_table, measure_growth
 from mmrecnext.benchmark.measure import measure
+from mmrecnext.benchmark.pictures import check_picture, draw_accuracy, draw_growth
 from mmrecnext.benchmark.report import (
     LEGEND,
     as_data,
     as_markdown,
     as_rich,
     describe,
+    machine,
     tables,
 )
+from mmrecnext.benchmark.startup import measure_startup, startup_rows
 from mmrecnext.cli import run
 from mmrecnext.errors import OptionError
 
@@ -47,29 +63,38 @@ def parse_args() -> argparse.Namespace:
         'models',
         nargs='*',
         metavar='MODEL',
-        default=['recnext_m3'],
-        help='[recnext_m3]',
+        help='[recnext_m3; with --growth or --startup, all RecNeXts]',
+    )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        '--growth',
+        action='store_true',
+        help='time and memory per pixel, by the size of images and by their number',
+    )
+    instead.add_argument(
+        '--startup',
+        action='store_true',
+        help='seconds to import mmrecnext and to build models, in fresh processes',
     )
     add_ways(parser)
     parser.add_argument(
         '--shape',
         type=int,
         nargs='+',
-        default=[800, 1344],
         metavar='SIDE',
-        help='height and width of the images, or both at once [800 1344]',
+        help='height and width of the images, or both at once [800 1344]; with '
+        f'--growth, sides of square images [{" ".join(map(str, SIDES))}]',
     )
     parser.add_argument(
         '--batch',
         type=int,
         nargs='+',
-        default=[1],
         metavar='N',
         help='images; of several numbers the table gives the time of the smallest, and '
-        'the throughput of the best [1]',
+        f'the throughput of the best [1; with --growth, {" ".join(map(str, BATCHES))}]',
     )
     parser.add_argument(
-        '--repeats', type=int, default=7, metavar='N', help='[%(default)s]'
+        '--repeats', type=int, default=5, metavar='N', help='[%(default)s]'
     )
     parser.add_argument(
         '--device',
@@ -82,6 +107,11 @@ def parse_args() -> argparse.Namespace:
         help='weights of the detector or segmentor; without them it finds nothing, and '
         'little is left to do after the network',
     )
+    parser.add_argument(
+        '--picture',
+        metavar='FILE',
+        help='draw accuracy against time, with --growth all of it, as .png or .svg',
+    )
     parser.add_argument('--out', metavar='FILE', help='write all figures, as JSON')
     parser.add_argument(
         '--markdown', action='store_true', help='print the tables as Markdown'
@@ -92,79 +122,146 @@ def parse_args() -> argparse.Namespace:
 def add_ways(parser: argparse.ArgumentParser):
     """Add the options that are combined."""
 
-    def add(name: str, choices: tuple, default: list, text: str):
+    def add(name: str, choices: Sequence[str], text: str, default: str):
         parser.add_argument(
             name,
             nargs='+',
             choices=choices,
-            default=default,
-            help=f'{text} [{" ".join(default)}]',
+            default=[default] if default in choices else None,
+            help=f'{text} [{default}]',
         )
 
     add(
         '--form',
         FORMS,
-        ['original', 'deploy'],
         'original: the published code, of a RecNeXt, fused as the published files and '
         'in NCHW; train, deploy: the forms of this library, or of timm',
+        'original deploy; with --growth, deploy',
     )
     add(
         '--dtype',
         tuple(DTYPES),
-        ['fp32'],
         'of weights and images; in training steps, and of detectors, of autocast',
+        'fp32',
     )
     add(
         '--mode',
         MODES,
-        ['eager'],
         'compiled: by torch.compile, the network of a backbone whole; frozen: the '
         'same with constant weights, for inference',
+        'eager',
     )
-    add('--layout', LAYOUTS, ['nhwc'], 'memory format of the images and weights')
+    add('--layout', LAYOUTS, 'memory format of the images and weights', 'nhwc')
     add(
         '--work',
         WORKS,
-        ['forward'],
         'step: a forward and a backward pass, in the training form',
+        'forward',
     )
 
 
 def main():
     """Measure, and print tables."""
     args = parse_args()
-    shape = args.shape * 2 if len(args.shape) == 1 else args.shape
-    if len(shape) != 2 or min(shape) < 1:
-        raise OptionError(f'--shape takes one or two sides in pixels, got {args.shape}')
-    for name, numbers in (('batch', args.batch), ('repeats', [args.repeats])):
-        if min(numbers) < 1:
-            raise OptionError(f'--{name} is 1 or more, got {min(numbers)}')
-    cases = grid(
-        args.models,
-        args.form,
-        args.layout,
-        args.mode,
-        args.dtype,
-        args.work,
-        tuple(shape),
-        args.batch,
-    )
-    if not cases:
-        raise OptionError('only a RecNeXt has an original: add --form train or deploy')
+    check(args)
+    if args.startup:
+        archs = [short_name(m) for m in args.models] or list(ARCHS)
+        with progress_bar() as progress:
+            found = measure_startup(archs, args.repeats, progress)
+        show(args, [('from nothing to a model', *startup_rows(found))])
+        save(args, dict(machine=machine('cpu'), startup=found))
+    elif args.growth:
+        grow(args)
+    else:
+        compare(args)
+
+
+def compare(args: argparse.Namespace):
+    """Measure models side by side."""
+    shape = args.shape or [800, 1344]
+    shape = shape * 2 if len(shape) == 1 else shape
+    cases = combine(args, args.models or ['recnext_m3'], tuple(shape), args.batch)
     with progress_bar() as progress:
         report = measure(cases, args.device, args.repeats, args.checkpoint, progress)
+    about = describe(report, args.device)
+    show(args, tables(report), about, LEGEND)
+    if args.picture:
+        draw_accuracy(report.results, args.picture, about)
+    save(args, as_data(report, args.device))
 
+
+def grow(args: argparse.Namespace):
+    """Measure how the cost of models grows."""
+    cases = combine(args, args.models or list(ARCHS))
+    sides, batches = args.shape or SIDES, args.batch or BATCHES
+    with progress_bar() as progress:
+        report = measure_growth(
+            cases, args.device, args.repeats, sides, batches, progress
+        )
+    about = describe(report, args.device)
+    show(args, [growth_table(report.results)], about)
+    if args.picture:
+        draw_growth(report.results, args.picture, about)
+    save(args, as_data(report, args.device))
+
+
+def combine(
+    args: argparse.Namespace,
+    models: Sequence[str],
+    shape: tuple[int, ...] = (0, 0),
+    batches: Sequence[int] | None = None,
+) -> list[Case]:
+    """Return what the options name.
+
+    Raises:
+        OptionError: where it comes to nothing.
+    """
+    forms = args.form or (['deploy'] if args.growth else ['original', 'deploy'])
+    ways = (args.layout, args.mode, args.dtype, args.work)
+    cases = grid(models, forms, *ways, shape, batches or [1])
+    if not cases:
+        raise OptionError('only a RecNeXt has an original: add --form train or deploy')
+    return cases
+
+
+def check(args: argparse.Namespace):
+    """Check the options before anything is built.
+
+    Raises:
+        OptionError: for one of impossible value.
+    """
+    if args.shape and len(args.shape) > 2 and not args.growth:
+        raise OptionError(f'--shape takes one or two sides in pixels, got {args.shape}')
+    for name in ('shape', 'batch', 'repeats'):
+        given = getattr(args, name) or [1]
+        least = given if isinstance(given, int) else min(given)
+        if least < 1:
+            raise OptionError(f'--{name} is 1 or more, got {least}')
+    for model in args.models:
+        if (args.growth or args.startup) and kind_of(model) != 'recnext':
+            raise OptionError(f'--growth and --startup take RecNeXts, got {model}')
+    check_picture(args.picture)
+
+
+def show(args: argparse.Namespace, tables: Iterable[tuple], *remarks: str):
+    """Print tables, and below them the remarks."""
     # In a file or pipe a table may be as wide as it likes.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    print(describe(report, args.device))
-    for table in tables(report):
+    for table in tables:
         if args.markdown:
             print(f'\n{as_markdown(*table)}')
         else:
             console.print(as_rich(*table))
-    print(LEGEND)
+    for remark in remarks:
+        print(remark)
+    if args.picture:
+        print(f'picture in {args.picture}')
+
+
+def save(args: argparse.Namespace, data: dict):
+    """Write all figures, if that was asked for."""
     if args.out:
-        data = dict(command=shlex.join(sys.argv), **as_data(report, args.device))
+        data = dict(command=shlex.join(sys.argv), **data)
         Path(args.out).write_text(json.dumps(data, indent=1))
         print(f'figures in {args.out}')
 

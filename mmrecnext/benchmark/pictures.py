@@ -1,0 +1,237 @@
+"""Pictures of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmrecnext.archs import ARCHS
+from mmrecnext.benchmark.accuracy import ACCURACIES
+from mmrecnext.benchmark.cases import Case, kind_of, short_name
+from mmrecnext.benchmark.measure import Result
+from mmrecnext.errors import OptionError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MIB = 2**20
+MEGA = 1e6
+COLOURS = {'M': '#1b6ca8', 'A': '#c8553d', 'T, S, B': '#3a7d44', 'shared': '#8a5fa8'}
+PEER_COLOUR = '#777777'
+MARKS = {'deploy': 'o', 'train': 's', 'original': '^'}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return a figure, which needs no display.
+
+    Raises:
+        OptionError: where matplotlib, which MMEngine brings, is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise OptionError('--picture needs matplotlib: pip install it') from error
+    return Figure(figsize=(width, height), layout='constrained')
+
+
+def series_of(model: str) -> str | None:
+    """Return the series of a RecNeXt, None of a peer."""
+    if kind_of(model) != 'recnext':
+        return None
+    name = short_name(model)
+    if name.endswith('_share_channel'):
+        return 'shared'
+    kind = name[0].upper()
+    return kind if kind in COLOURS else 'T, S, B'
+
+
+def label_of(model: str) -> str:
+    """Return a short label: ``M3``, or the name of a peer."""
+    if kind_of(model) != 'recnext':
+        return model
+    return short_name(model).split('_')[0].upper()
+
+
+def tidy(axes: Axes):
+    """Leave out what is no ink of data."""
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def draw_accuracy(results: Sequence[Result], file: str, caption: str):
+    """Draw accuracy against latency, a panel per accuracy that is known.
+
+    The first way that each form of a model was run in is drawn: the first type and
+    mode that were asked for.
+
+    Args:
+        results: of inference.
+        file: where to, a file name that ends in ``.png`` or ``.svg``.
+        caption: stands below.
+
+    Raises:
+        OptionError: where no accuracy of what was measured is known.
+    """
+    chosen: dict[tuple[str, str], Result] = {}
+    for result in results:
+        if result.case.work == 'forward' and kind_of(result.case.model) != 'config':
+            chosen.setdefault((result.case.model, result.case.form), result)
+    panels = {
+        name: [(r, known(r.case.model)) for r in chosen.values() if known(r.case.model)]
+        for name, known in ACCURACIES.items()
+    }
+    panels = {name: points for name, points in panels.items() if points}
+    if not panels:
+        raise OptionError('--picture: no accuracy of what was measured is known')
+    figure = new_figure(5.2 * len(panels) + 0.4, 4.4)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (name, points) in zip(all_axes, panels.items(), strict=True):
+        scatter(axes, points)
+        axes.set_xlabel(f'milliseconds, {task(points[0][0].case)}')
+        axes.set_ylabel(name)
+    forms = dict.fromkeys(form for _, form in chosen)
+    for form in forms:
+        all_axes[0].plot([], [], MARKS[form], color=PEER_COLOUR, label=form)
+    all_axes[0].legend(frameon=False, loc='lower right')
+    figure.supxlabel(caption, fontsize=7, color=PEER_COLOUR)
+    figure.savefig(file, dpi=160)
+
+
+def scatter(axes: Axes, points: Sequence[tuple[Result, float]]):
+    """Draw accuracies; what is one model in several forms is joined by a line."""
+    tidy(axes)
+    models: dict[str, list[tuple[Result, float]]] = {}
+    for result, accuracy in points:
+        models.setdefault(result.case.model, []).append((result, accuracy))
+    for model, found in models.items():
+        colour = COLOURS.get(series_of(model), PEER_COLOUR)
+        times = [r.median * 1e3 for r, _ in found]
+        accuracy = found[0][1]
+        axes.plot(times, [accuracy] * len(times), color=colour, alpha=0.35, lw=1)
+        for (result, _), x in zip(found, times, strict=True):
+            original = result.case.form == 'original'
+            axes.plot(
+                x,
+                accuracy,
+                MARKS[result.case.form],
+                color=colour,
+                markerfacecolor='white' if original else colour,
+                markersize=6,
+            )
+        axes.annotate(
+            label_of(model),
+            (min(times), accuracy),
+            xytext=(-6, 4),
+            textcoords='offset points',
+            ha='right',
+            fontsize=8,
+            color=colour,
+        )
+    axes.set_xlim(left=0)
+    axes.margins(y=0.1)
+
+
+def task(case: Case) -> str:
+    """Describe what is timed."""
+    ways = (f'{case.batch} x {case.shape[0]} x {case.shape[1]}', case.dtype, case.mode)
+    return ', '.join(ways)
+
+
+def draw_growth(results: Sequence[Result], file: str, caption: str):
+    """Draw time and memory per pixel against size, and time against the batch.
+
+    Args:
+        results: of square images: of several sizes at the smallest batch, and of
+            several batches at the smallest size; of RecNeXts.
+        file: where to, a file name that ends in ``.png`` or ``.svg``.
+        caption: stands below.
+    """
+    one = min(r.case.batch for r in results)
+    small = min(r.case.shape for r in results)
+    sizes = [r for r in results if r.case.batch == one]
+    batches = [r for r in results if r.case.shape == small]
+
+    def nanoseconds(r: Result) -> float:
+        return r.median / r.case.pixels * 1e9
+
+    def kilobytes(r: Result) -> float:
+        return r.peak_bytes / r.case.pixels / 1e3
+
+    columns: list[tuple[str, str, list[Result], Callable, Callable]] = [
+        ('ns per pixel', 'side of the image', sizes, lambda c: c.shape[0], nanoseconds),
+        ('kB per pixel', 'side of the image', sizes, lambda c: c.shape[0], kilobytes),
+        (
+            'ns per pixel',
+            f'images of {small[0]} x {small[1]}',
+            batches,
+            lambda c: c.batch,
+            nanoseconds,
+        ),
+    ]
+    present = [s for s in COLOURS if any(series_of(r.case.model) == s for r in results)]
+    figure = new_figure(11.5, 2.6 * len(present) + 0.4)
+    grid = figure.subplots(len(present), len(columns), squeeze=False, sharey='col')
+    for row, series in zip(grid, present, strict=True):
+        own = [m for m in ARCHS if series_of(m) == series]
+        for axes, (ylabel, xlabel, drawn, place, value) in zip(
+            row, columns, strict=True
+        ):
+            tidy(axes)
+            for i, model in enumerate(own):
+                line = [r for r in drawn if short_name(r.case.model) == model]
+                draw_line(axes, line, place, value, COLOURS[series], i / len(own))
+            axes.set_xscale('log', base=2)
+            axes.set_yscale('log')
+            ticks = sorted({place(r.case) for r in drawn})
+            axes.set_xticks(ticks, [str(t) for t in ticks])
+            axes.minorticks_off()
+            axes.set_ylabel(ylabel)
+            if series == present[-1]:
+                axes.set_xlabel(xlabel)
+        row[0].set_title(series, loc='left', color=COLOURS[series], fontweight='bold')
+    figure.supxlabel(caption, fontsize=7, color=PEER_COLOUR)
+    figure.savefig(file, dpi=140)
+
+
+def draw_line(
+    axes: Axes,
+    results: Sequence[Result],
+    place: Callable[[Case], int],
+    value: Callable[[Result], float],
+    colour: str,
+    fade: float,
+):
+    """Draw one model, named at its end."""
+    if not results:
+        return
+    results = sorted(results, key=lambda r: place(r.case))
+    x = [place(r.case) for r in results]
+    y = [value(r) for r in results]
+    axes.plot(x, y, 'o-', color=colour, alpha=1 - 0.65 * fade, markersize=3, lw=1.3)
+    axes.annotate(
+        label_of(results[0].case.model),
+        (x[-1], y[-1]),
+        xytext=(5, 0),
+        textcoords='offset points',
+        va='center',
+        fontsize=7,
+        color=colour,
+    )
+
+
+def check_picture(file: str | None):
+    """Check the name of a picture before measuring.
+
+    Raises:
+        OptionError: for another kind of file, or a folder that is not there.
+    """
+    if file is None:
+        return
+    path = Path(file)
+    if path.suffix not in ('.png', '.svg'):
+        raise OptionError(f'--picture ends in .png or .svg, got {file}')
+    if not path.parent.is_dir():
+        raise OptionError(f'--picture {file}: there is no folder {path.parent}')
