@@ -17,7 +17,7 @@ from mmrecnext.benchmark.measure import count_flops, measure, peak_bytes, saved_
 from mmrecnext.benchmark.original import Original, original_of
 from mmrecnext.benchmark.pictures import draw_growth
 from mmrecnext.benchmark.startup import STEPS, measure_startup, startup_rows
-from mmrecnext.benchmark.workloads import Workload, build_backbone
+from mmrecnext.benchmark.workloads import Workload, build_backbone, compiled
 from mmrecnext.errors import OptionError
 from mmrecnext.models import RecNeXt
 
@@ -115,6 +115,14 @@ def test_operations_do_not_depend_on_the_way():
     assert count_flops(case) == pytest.approx(59e9, rel=0.01)
     assert count_flops(replace(case, form='original', batch=2)) == 2 * count_flops(case)
     assert count_flops(replace(case, work='step')) == 3 * count_flops(case)
+
+
+def test_constant_weights_compute_the_same():
+    layer = nn.Conv2d(4, 4, 3)
+    x = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        expected = layer(x)
+        torch.testing.assert_close(compiled(layer, 'frozen')(x), expected)
 
 
 def test_peers_are_folded():

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 MIB = 2**20
 MEGA = 1e6
 COLOURS = {'M': '#1b6ca8', 'A': '#c8553d', 'T, S, B': '#3a7d44', 'shared': '#8a5fa8'}
+PEER_NAMES = {
+    'resnet50': 'ResNet-50',
+    **{
+        f'repvit_m{size}': f'RepViT-M{size.replace("_", ".")}'
+        for size in ('0_9', '1_0', '1_1', '1_5', '2_3')
+    },
+}
 PEER_COLOUR = '#777777'
 MARKS = {'deploy': 'o', 'train': 's', 'original': '^'}
 
@@ -50,7 +57,7 @@ def series_of(model: str) -> str | None:
 def label_of(model: str) -> str:
     """Return a short label: ``M3``, or the name of a peer."""
     if kind_of(model) != 'recnext':
-        return model
+        return PEER_NAMES.get(model, model)
     return short_name(model).split('_')[0].upper()
 
 
@@ -121,12 +128,13 @@ def scatter(axes: Axes, points: Sequence[tuple[Result, float]]):
                 markerfacecolor='white' if original else colour,
                 markersize=6,
             )
+        ours = colour != PEER_COLOUR
         axes.annotate(
             label_of(model),
             (min(times), accuracy),
-            xytext=(-6, 4),
+            xytext=(-5, 3) if ours else (6, -9),
             textcoords='offset points',
-            ha='right',
+            ha='right' if ours else 'left',
             fontsize=8,
             color=colour,
         )
@@ -153,53 +161,71 @@ def draw_growth(results: Sequence[Result], file: str, caption: str):
     small = min(r.case.shape for r in results)
     sizes = [r for r in results if r.case.batch == one]
     batches = [r for r in results if r.case.shape == small]
-
-    def nanoseconds(r: Result) -> float:
-        return r.median / r.case.pixels * 1e9
-
-    def kilobytes(r: Result) -> float:
-        return r.peak_bytes / r.case.pixels / 1e3
-
-    columns: list[tuple[str, str, list[Result], Callable, Callable]] = [
-        ('ns per pixel', 'side of the image', sizes, lambda c: c.shape[0], nanoseconds),
-        ('kB per pixel', 'side of the image', sizes, lambda c: c.shape[0], kilobytes),
+    images = f'images of {small[0]} x {small[1]}'
+    columns = (
+        ('ns per pixel', 'side of the image', sizes, side, nanoseconds),
+        ('kB per pixel', 'side of the image', sizes, side, kilobytes),
         (
             'ns per pixel',
-            f'images of {small[0]} x {small[1]}',
+            images,
             batches,
-            lambda c: c.batch,
+            lambda result: result.case.batch,
             nanoseconds,
         ),
-    ]
+    )
     present = [s for s in COLOURS if any(series_of(r.case.model) == s for r in results)]
-    figure = new_figure(11.5, 2.6 * len(present) + 0.4)
+    figure = new_figure(11.5, 2.2 * len(present) + 0.5)
     grid = figure.subplots(len(present), len(columns), squeeze=False, sharey='col')
     for row, series in zip(grid, present, strict=True):
         own = [m for m in ARCHS if series_of(m) == series]
-        for axes, (ylabel, xlabel, drawn, place, value) in zip(
+        for axes, (title, xlabel, drawn, place, value) in zip(
             row, columns, strict=True
         ):
-            tidy(axes)
             for i, model in enumerate(own):
                 line = [r for r in drawn if short_name(r.case.model) == model]
                 draw_line(axes, line, place, value, COLOURS[series], i / len(own))
-            axes.set_xscale('log', base=2)
-            axes.set_yscale('log')
-            ticks = sorted({place(r.case) for r in drawn})
-            axes.set_xticks(ticks, [str(t) for t in ticks])
-            axes.minorticks_off()
-            axes.set_ylabel(ylabel)
+            log_axes(axes, sorted({place(r) for r in drawn}))
+            if series == present[0]:
+                axes.set_title(title, fontsize=10)
             if series == present[-1]:
                 axes.set_xlabel(xlabel)
-        row[0].set_title(series, loc='left', color=COLOURS[series], fontweight='bold')
+        row[0].set_ylabel(series, color=COLOURS[series], fontweight='bold')
     figure.supxlabel(caption, fontsize=7, color=PEER_COLOUR)
     figure.savefig(file, dpi=140)
+
+
+def side(result: Result) -> int:
+    """Return the side of the image."""
+    return result.case.shape[0]
+
+
+def nanoseconds(result: Result) -> float:
+    """Return the time per pixel."""
+    return result.median / result.case.pixels * 1e9
+
+
+def kilobytes(result: Result) -> float:
+    """Return the memory per pixel."""
+    return result.peak_bytes / result.case.pixels / 1e3
+
+
+def log_axes(axes: Axes, ticks: Sequence[int]):
+    """Make both axes logarithmic, their numbers plain."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+    tidy(axes)
+    axes.set_xscale('log', base=2)
+    axes.set_yscale('log')
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
 
 
 def draw_line(
     axes: Axes,
     results: Sequence[Result],
-    place: Callable[[Case], int],
+    place: Callable[[Result], int],
     value: Callable[[Result], float],
     colour: str,
     fade: float,
@@ -207,8 +233,8 @@ def draw_line(
     """Draw one model, named at its end."""
     if not results:
         return
-    results = sorted(results, key=lambda r: place(r.case))
-    x = [place(r.case) for r in results]
+    results = sorted(results, key=place)
+    x = [place(r) for r in results]
     y = [value(r) for r in results]
     axes.plot(x, y, 'o-', color=colour, alpha=1 - 0.65 * fade, markersize=3, lw=1.3)
     axes.annotate(
