@@ -185,7 +185,7 @@ def test_tool_explains_bad_options(options, message, monkeypatch):
 def test_growth_is_per_pixel(tmp_path):
     sides, batches = (64, 128), (1, 2)
     cases = [Case(model) for model in ('m0', 't')]
-    report = measure_growth(cases, 'cpu', 2, sides, batches)
+    report = measure_growth(cases, 'cpu', 1, sides, batches)
     ways = [(r.case.model, r.case.shape[0], r.case.batch) for r in report.results]
     assert ways == [
         (m, *way) for m in ('m0', 't') for way in ((64, 1), (128, 1), (64, 2))
