@@ -42,6 +42,7 @@ PLACEHOLDERS = {
 
 QUICK = {
     'make_shapes_data.py': ['--train', '8', '--val', '2', '--size', '96'],
+    'benchmark.py': ['--shape', '64', '--batch', '1', '--repeats', '1'],
     'eval_imagenet.py': ['--workers', '0'],
 }
 """What makes a tool do little, by its name; those that read a config come below."""
