@@ -79,13 +79,34 @@ def _conv_gelu(
     groups: int,
 ) -> Tensor:
     return torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, padding, stride, dilation, groups, 'gelu', [], 'none'
+        x.contiguous(memory_format=torch.channels_last),
+        weight,
+        bias,
+        padding,
+        stride,
+        dilation,
+        groups,
+        'gelu',
+        [],
+        'none',
     )
 
 
 @_conv_gelu.register_fake
 def _(x, weight, bias, padding, stride, dilation, groups):
-    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    # Not by F.conv2d, which would have torch.compile tell small maps from large ones.
+    sides = [
+        (side + 2 * pad - dilate * (kernel - 1) - 1) // step + 1
+        for side, pad, dilate, kernel, step in zip(
+            x.shape[2:], padding, dilation, weight.shape[2:], stride, strict=True
+        )
+    ]
+    return torch.empty(
+        (x.shape[0], weight.shape[0], *sides),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last,
+    )
 
 
 @torch.library.custom_op('mmrecnext::conv_add', mutates_args=())
@@ -100,8 +121,8 @@ def _conv_add(
     groups: int,
 ) -> Tensor:
     return torch.ops.mkldnn._convolution_pointwise.binary(
-        x,
-        other,
+        x.contiguous(memory_format=torch.channels_last),
+        other.contiguous(memory_format=torch.channels_last),
         weight,
         bias,
         padding,
@@ -118,4 +139,4 @@ def _conv_add(
 
 @_conv_add.register_fake
 def _(x, other, weight, bias, padding, stride, dilation, groups):
-    return torch.empty_like(other)
+    return torch.empty_like(other, memory_format=torch.channels_last)
