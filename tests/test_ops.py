@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmrecnext.models.attention import positive
+from mmrecnext.ops.attention import attend, positive
 from mmrecnext.ops.conv import conv_add, conv_gelu, runs_on_onednn
 
 
@@ -69,6 +69,52 @@ class TestFusedConvolutions:
         assert runs_on_onednn(torch.zeros(1, 12, 8, 8), conv)
         assert not runs_on_onednn(torch.zeros(1, 12, 8, 8), nn.Sequential(conv))
         assert not runs_on_onednn(torch.zeros(1, 12, 8, 8).half(), conv.half())
+
+
+class TestAttention:
+    """Against the formula in double, with few pixels (the second order) and many."""
+
+    @staticmethod
+    def reference(qk, v, heads, added):
+        n, c, h, w = v.shape
+        qk = F.elu(qk.double()) + 1
+        q, k = qk.reshape(n, 2, heads, -1, h * w).unbind(1)
+        values = v.double().reshape(n, heads, -1, h * w)
+        likeness = q.mT @ k / (h * w)
+        mixed = (likeness @ values.mT) / (likeness.sum(-1, keepdim=True) + 1e-6)
+        return mixed.mT.reshape(n, c, h, w) + added.double()
+
+    @pytest.mark.parametrize('size', [(1, 1), (2, 3), (5, 7), (16, 9)], ids=str)
+    @pytest.mark.parametrize('heads', [1, 4])
+    @pytest.mark.parametrize('grad', [False, True])
+    def test_both_orders(self, size, heads, grad):
+        torch.manual_seed(0)
+        qk, whole, added = (torch.randn(2, c, *size) for c in (32, 48, 24))
+        v = whole.contiguous(memory_format=torch.channels_last)[:, :24]
+        with torch.set_grad_enabled(grad):
+            result = attend(qk, v, heads, added)
+        expected = self.reference(qk, v, heads, added)
+        assert (result - expected).abs().max() <= 2e-6 * expected.std(
+            correction=0
+        ) + 2e-6
+
+    def test_memory_format(self):
+        qk, v, added = (
+            torch.randn(2, c, 4, 5).contiguous(memory_format=torch.channels_last)
+            for c in (16, 8, 8)
+        )
+        result = attend(qk, v, 2, added)
+        assert result.is_contiguous(memory_format=torch.channels_last)
+
+    @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+    def test_half_precision_sums_in_single(self, dtype):
+        """In half precision, sums over these pixels would leave its range."""
+        qk = torch.full((1, 16, 300, 300), 30.0, dtype=dtype)
+        v = torch.full((1, 8, 300, 300), 100.0, dtype=dtype)
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+            result = attend(qk, v, 2, torch.zeros_like(v))
+        assert result.dtype == dtype
+        assert torch.allclose(result.float(), torch.tensor(100.0), rtol=1e-2)
 
 
 def test_positive_features():

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from mmrecnext.errors import OptionError
 from mmrecnext.models.blocks import ConvNorm
+from mmrecnext.ops.attention import attend
 from mmrecnext.registry import MODELS
-
-EPSILON = 1e-6
 
 
 @MODELS.register_module()
@@ -53,35 +52,7 @@ class LinearAttn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of ``x`` by their likeness."""
-        n, c, h, w = x.shape
-        qk = positive(self.qk(x))
-        q, k = qk.reshape(n, 2, self.num_heads, -1, h * w).unbind(1)
-        v = x.reshape(n, self.num_heads, -1, h * w)
-        weight = k.mean(-1, keepdim=True).mT @ q + EPSILON
-        mixed = associate(v, k / (h * w), q) / weight
-        return mixed.reshape(n, c, h, w) + self.pe(x)
-
-
-def positive(x: Tensor) -> Tensor:
-    """Return ``elu(x) + 1``, which is above 0."""
-    if torch.is_grad_enabled():
-        return F.elu(x) + 1
-    # On a CPU, ELU takes several times as long as an exponential and two maxima.
-    return x.clamp(max=0).exp_().add_(x.clamp(min=0))
-
-
-def associate(v: Tensor, k: Tensor, q: Tensor) -> Tensor:
-    """Return ``v k^T q``, multiplied in the order that takes fewer operations.
-
-    Args:
-        v: ``[..., c, n]``.
-        k: ``[..., d, n]``.
-        q: ``[..., d, n]``.
-    """
-    (c, pixels), d = v.shape[-2:], k.shape[-2]
-    if 2 * c * d <= (c + d) * pixels:
-        return (v @ k.mT) @ q
-    return v @ (k.mT @ q)
+        return attend(self.qk(x), x, self.num_heads, self.pe(x))
 
 
 @MODELS.register_module()
@@ -116,7 +87,7 @@ class RecAttn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of ``x``."""
-        return self.conv(x + F.interpolate(self.down(x), x.shape[2:]))
+        return self.conv(F.interpolate(self.down(x), x.shape[2:]).add_(x))
 
 
 @MODELS.register_module()
