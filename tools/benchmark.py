@@ -38,7 +38,7 @@ from mmrecnext.benchmark.cases import (
     short_name,
 )
 from mmrecnext.benchmark.growth import BATCHES, SIDES, growth_table, measure_growth
-from mmrecnext.benchmark.measure import measure
+from mmrecnext.benchmark.measure import CLOCKS, measure
 from mmrecnext.benchmark.pictures import check_picture, draw_accuracy, draw_growth
 from mmrecnext.benchmark.report import (
     LEGEND,
@@ -100,6 +100,13 @@ def parse_args() -> argparse.Namespace:
         '--device',
         default='cuda' if torch.cuda.is_available() else 'cpu',
         help='[%(default)s]',
+    )
+    parser.add_argument(
+        '--clock',
+        choices=tuple(CLOCKS),
+        default='wall',
+        help='process: seconds that the processors work for this process, summed; for '
+        'a machine that others use too, and with OMP_NUM_THREADS=1 [%(default)s]',
     )
     parser.add_argument(
         '--checkpoint',
@@ -182,8 +189,10 @@ def compare(args: argparse.Namespace):
     shape = shape * 2 if len(shape) == 1 else shape
     cases = combine(args, args.models or ['recnext_m3'], tuple(shape), args.batch)
     with progress_bar() as progress:
-        report = measure(cases, args.device, args.repeats, args.checkpoint, progress)
-    about = describe(report, args.device)
+        report = measure(
+            cases, args.device, args.repeats, args.checkpoint, args.clock, progress
+        )
+    about = describe(report, args.device, args.clock)
     show(args, tables(report), about, LEGEND)
     if args.picture:
         draw_accuracy(report.results, args.picture, about)
@@ -196,9 +205,9 @@ def grow(args: argparse.Namespace):
     sides, batches = args.shape or SIDES, args.batch or BATCHES
     with progress_bar() as progress:
         report = measure_growth(
-            cases, args.device, args.repeats, sides, batches, progress
+            cases, args.device, args.repeats, sides, batches, args.clock, progress
         )
-    about = describe(report, args.device)
+    about = describe(report, args.device, args.clock)
     show(args, [growth_table(report.results)], about)
     if args.picture:
         draw_growth(report.results, args.picture, about)
@@ -237,6 +246,8 @@ def check(args: argparse.Namespace):
         least = given if isinstance(given, int) else min(given)
         if least < 1:
             raise OptionError(f'--{name} is 1 or more, got {least}')
+    if args.clock == 'process' and torch.device(args.device).type != 'cpu':
+        raise OptionError('--clock process counts the work of processors: --device cpu')
     for model in args.models:
         if (args.growth or args.startup) and kind_of(model) != 'recnext':
             raise OptionError(f'--growth and --startup take RecNeXts, got {model}')

@@ -32,6 +32,7 @@ def measure_growth(
     repeats: int,
     sides: Sequence[int] = SIDES,
     batches: Sequence[int] = BATCHES,
+    clock: str = 'wall',
     progress: Callable[[str, float], None] = lambda text, done: None,
 ) -> Report:
     """Measure each model by itself, all sizes and batches of it side by side.
@@ -42,6 +43,7 @@ def measure_growth(
         repeats: how often.
         sides: of the square images.
         batches: numbers of images.
+        clock: a name in ``CLOCKS``.
         progress: is told what comes next, and what share is done.
     """
     results: list[Result] = []
@@ -50,9 +52,8 @@ def measure_growth(
         def part(text: str, done: float, i: int = i, case: Case = case):
             progress(f'{case.model}: {text}', (i + done) / len(cases))
 
-        report = measure(
-            growth_cases(case, sides, batches), device, repeats, progress=part
-        )
+        varied = growth_cases(case, sides, batches)
+        report = measure(varied, device, repeats, clock=clock, progress=part)
         results += report.results
     return Report(results, report.matmul_rates)
 

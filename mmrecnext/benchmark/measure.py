@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median, quantiles
 
 import torch
@@ -19,6 +20,9 @@ from mmrecnext.benchmark.cases import Case, kind_of, short_name
 from mmrecnext.benchmark.detector import PartClock
 from mmrecnext.benchmark.original import Original
 from mmrecnext.benchmark.workloads import Workload, build, build_backbone, matmul
+
+CLOCKS = {'wall': time.perf_counter, 'process': time.process_time}
+"""The second counts what this process computes, whatever else the machine does."""
 
 SAMPLE_SECONDS = 0.05
 """Least time of a measurement; what takes less is run several times in it."""
@@ -96,6 +100,7 @@ def measure(
     device: str = 'cpu',
     repeats: int = 7,
     checkpoint: str | None = None,
+    clock: str = 'wall',
     progress: Callable[[str, float], None] = lambda text, done: None,
 ) -> Report:
     """Measure cases side by side.
@@ -108,18 +113,20 @@ def measure(
         device: where.
         repeats: how often.
         checkpoint: see :func:`~mmrecnext.benchmark.workloads.build`.
+        clock: a name in ``CLOCKS``.
         progress: is told what comes next, and what share is done.
     """
+    seconds_of = partial(time_calls, CLOCKS[clock])
     results = [Result(case) for case in cases]
     workloads, loops = [], []
     for i, result in enumerate(results):
         progress(f'prepare {result.case.model}', 0.4 * i / len(cases))
         workload = build(result.case, device, checkpoint)
-        result.first_seconds = time_calls(workload, 1)
+        result.first_seconds = seconds_of(workload, 1)
         workloads.append(workload)
         # A run of a second is long enough, compiled or not.
         slow = result.first_seconds > 1 and result.case.mode == 'eager'
-        loops.append(1 if slow else loops_of(workload))
+        loops.append(1 if slow else loops_for(seconds_of(workload, 1)))
 
     yardsticks = {case.dtype: matmul(case.dtype, device) for case in cases}
     rates: dict[str, list[float]] = {dtype: [] for dtype in yardsticks}
@@ -130,9 +137,9 @@ def measure(
         for k, i in enumerate(order):
             done = 0.4 + 0.5 * (repeat + k / len(order)) / repeats
             progress(f'repeat {repeat + 1} of {repeats}', done)
-            results[i].seconds.append(time_calls(workloads[i], loops[i]))
+            results[i].seconds.append(seconds_of(workloads[i], loops[i]))
         for dtype, (workload, flops) in yardsticks.items():
-            rates[dtype].append(flops / time_calls(workload, 1))
+            rates[dtype].append(flops / seconds_of(workload, 1))
 
     for i, (result, workload) in enumerate(zip(results, workloads, strict=True)):
         progress('memory', 0.9 + 0.1 * i / len(cases))
@@ -140,20 +147,20 @@ def measure(
     return Report(results, {dtype: median(rate) for dtype, rate in rates.items()})
 
 
-def time_calls(workload: Workload, loops: int) -> float:
+def time_calls(clock: Callable[[], float], workload: Workload, loops: int) -> float:
     """Return the seconds of one call, averaged over ``loops`` of them."""
     synchronize = synchronizer(workload.device)
     synchronize()
-    start = time.perf_counter()
+    start = clock()
     for _ in range(loops):
         workload.call()
     synchronize()
-    return (time.perf_counter() - start) / loops
+    return (clock() - start) / loops
 
 
-def loops_of(workload: Workload) -> int:
-    """Return how many calls take long enough to be timed."""
-    return max(1, math.ceil(SAMPLE_SECONDS / time_calls(workload, 1)))
+def loops_for(seconds: float) -> int:
+    """Return how many calls of so many seconds take long enough to be timed."""
+    return max(1, math.ceil(SAMPLE_SECONDS / max(seconds, 1e-9)))
 
 
 def examine(result: Result, workload: Workload, repeats: int):

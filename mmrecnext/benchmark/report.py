@@ -34,7 +34,7 @@ def machine(device: str) -> dict[str, str]:
     if kind == 'cuda':
         hardware = torch.cuda.get_device_name(device)
     else:
-        hardware = f'{cpu_model()}, {torch.get_num_threads()} threads'
+        hardware = f'{cpu_model()}, {torch.get_num_threads()} thread(s)'
     return dict(
         hardware=hardware,
         torch=torch.__version__,
@@ -54,7 +54,7 @@ def cpu_model() -> str:
     return ', '.join([name[1] if name else platform.processor(), *units])
 
 
-def describe(report: Report, device: str) -> str:
+def describe(report: Report, device: str, clock: str = 'wall') -> str:
     """Describe in a line what was measured on, and how fast its matrix products are."""
     rates = ', '.join(
         f'{rate / 1e9:.0f} GFLOP/s in {dtype}'
@@ -63,7 +63,7 @@ def describe(report: Report, device: str) -> str:
     about = machine(device)
     return (
         f'{about["hardware"]}; PyTorch {about["torch"]}, {about["date"]}; '
-        f'matrix products: {rates}'
+        f'{clock} time; matrix products: {rates}'
     )
 
 
