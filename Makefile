@@ -36,7 +36,7 @@ demo-seg: data  ## train, evaluate and draw Semantic FPN on the shapes
 	$(call run_demo,sem_fpn_recnext_m0_shapes)
 
 test: env  ## run all tests
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses auto --dist loadfile
 
 lint: env  ## check style and formatting
 	$(BIN)/ruff check .

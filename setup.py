@@ -60,7 +60,7 @@ setup(
         'seg': SEGMENTATION,
         'timm': TIMM,
         'lite': ['mmcv-lite>=2.0.0,<2.2.0'],
-        'dev': ['pytest', 'ruff'],
+        'dev': ['pytest', 'pytest-xdist', 'ruff'],
         'all': [*DETECTION, *SEGMENTATION, *TIMM],
     },
     classifiers=[

@@ -13,7 +13,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / 'data'
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # a process of pytest-xdist has a core of its own
 
 
 def golden_tensor(key: str, shape) -> torch.Tensor:
@@ -66,7 +66,7 @@ def run_tool(*command, cwd=ROOT, **env) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *target, *args],
         cwd=cwd,
-        env={**os.environ, 'OMP_NUM_THREADS': '2', **env},
+        env={**os.environ, 'OMP_NUM_THREADS': '1', **env},
         capture_output=True,
         text=True,
     )
