@@ -1,6 +1,7 @@
-"""Backbone, then the blocks it is made of, then one token mixer per series."""
+"""Backbone, then the blocks it is made of, one token mixer per series, and a neck."""
 
 from mmrecnext.models.attention import LinearAttn, PartialChannels, RecAttn
+from mmrecnext.models.necks import FPNWithStride4
 from mmrecnext.models.recconv import (
     RecConv,
     RecConvConcat,
@@ -10,6 +11,7 @@ from mmrecnext.models.recconv import (
 from mmrecnext.models.recnext import RecNeXt
 
 __all__ = [
+    'FPNWithStride4',
     'LinearAttn',
     'PartialChannels',
     'RecAttn',
