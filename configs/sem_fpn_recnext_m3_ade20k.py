@@ -14,11 +14,7 @@ model = dict(
         type='mmrecnext.RecNeXt',
         arch='m3',
         norm_cfg=dict(type='SyncBN'),
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/suous/RecNeXt/releases/download/v1.0/'
-            'recnext_m3_distill_300e.pth',
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='recnext_m3.dist_300e_in1k'),
     ),
     neck=dict(in_channels=[64, 128, 256, 512]),
     decode_head=dict(num_classes=150),

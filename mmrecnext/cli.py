@@ -52,7 +52,9 @@ def run(main: Callable[[], None]):
 
 def add_config_arguments(parser: argparse.ArgumentParser):
     """Add the arguments of every tool that reads a config."""
-    parser.add_argument('config', help='config file; a bare name is sought in configs/')
+    parser.add_argument(
+        'config', help='config file; a bare name is sought in configs/ and below'
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -104,14 +106,15 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
     if '::' in path:
         return _checked(_read(path, get_config), path, options)
     file = Path(path)
-    if not file.is_file() and file.name == path:
-        file = shipped('configs') / path
     if not file.is_file():
-        names = sorted(p.name for p in shipped('configs').glob('*.py'))
-        raise ConfigError(
-            f'there is no config {path}; those that ship with mmrecnext are '
-            f'{", ".join(names)}'
-        )
+        named = {p.name: p for p in shipped('configs').rglob('*.py')}
+        if path not in named:
+            close = difflib.get_close_matches(file.name, named, n=5, cutoff=0)
+            raise ConfigError(
+                f'there is no config {path}; of those that ship with mmrecnext, in '
+                f'{shipped("configs")}, the closest are {", ".join(close)}'
+            )
+        file = named[path]
     return _checked(_read(file, Config.fromfile), file, options)
 
 

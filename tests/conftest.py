@@ -1,4 +1,5 @@
 import gzip
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / 'data'
 
 torch.set_num_threads(1)  # a process of pytest-xdist has a core of its own
+sys.path.append(str(ROOT / 'tools'))  # a tool may import another
 
 
 def golden_tensor(key: str, shape) -> torch.Tensor:
@@ -70,6 +72,15 @@ def run_tool(*command, cwd=ROOT, **env) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
     )
+
+
+def tool(name: str):
+    """Import a tool of the repository."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f'tools/{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
 
 
 def check(result):

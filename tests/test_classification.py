@@ -1,6 +1,5 @@
 import copy
 import hashlib
-import importlib.util
 import math
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import ROOT, golden_input, golden_tensor, golden_weights, run_tool
+from conftest import golden_input, golden_tensor, golden_weights, run_tool, tool
 from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_model_data_config
@@ -28,15 +27,6 @@ from mmrecnext.errors import CheckpointError, ConfigError, OptionError
 from mmrecnext.pretrained import FIGURES, PRETRAINED, TAGS, get_pretrained
 
 TINY = dict(base='m0', dims=(8, 16, 32, 64), depths=(1, 1, 1, 1))
-
-
-def tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f'tools/{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
 
 get_flops, eval_imagenet, publish = map(tool, ('get_flops', 'eval_imagenet', 'publish'))
 

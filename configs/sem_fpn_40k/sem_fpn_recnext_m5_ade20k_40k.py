@@ -1,0 +1,6 @@
+_base_ = './sem_fpn_recnext_m3_ade20k_40k.py'
+
+model = dict(
+    backbone=dict(arch='m5', init_cfg=dict(checkpoint='recnext_m5.dist_300e_in1k')),
+    neck=dict(in_channels=[80, 160, 320, 640]),
+)

@@ -1,0 +1,5 @@
+_base_ = './sem_fpn_recnext_m3_ade20k.py'
+
+model = dict(
+    backbone=dict(arch='m4', init_cfg=dict(checkpoint='recnext_m4.dist_300e_in1k')),
+)

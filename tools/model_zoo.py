@@ -1,0 +1,369 @@
+#!/usr/bin/env python
+"""Write the model zoo: docs/model_zoo.md, and its summary in README.md.
+
+Results are read from configs/metafile.yml, those of other backbones from
+configs/peers.yml. Parameters and multiply-adds in the metafile come from --measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from importlib import import_module
+from pathlib import Path
+
+import torch
+import yaml
+from get_flops import FLOPS_PER_MAC, bilinear_flops
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from rich.progress import track
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmrecnext import ARCHS
+from mmrecnext.cli import fit_cpu, load_config, run
+from mmrecnext.errors import ConfigError
+from mmrecnext.fusion import switch_to_deploy
+
+ROOT = Path(__file__).resolve().parent.parent
+METAFILE = ROOT / 'configs/metafile.yml'
+PEERS = ROOT / 'configs/peers.yml'
+DOCUMENT = ROOT / 'docs/model_zoo.md'
+README = ROOT / 'README.md'
+BEGIN, END = '<!-- model zoo: begin -->', '<!-- model zoo: end -->'
+
+COLLECTIONS = {
+    'MaskRCNN': 'Mask R-CNN',
+    'RetinaNet': 'RetinaNet',
+    'EncoderDecoder': 'Semantic FPN',
+}
+"""How the metafile calls the models that configs build."""
+
+FAMILIES = {
+    'Mask R-CNN': 'configs/mask_rcnn_recnext_{}_coco.py',
+    'with drop path': 'configs/drop_path/mask_rcnn_recnext_{}_coco_drop_path.py',
+    'RetinaNet': 'configs/retinanet/retinanet_recnext_{}_coco.py',
+    'Semantic FPN, 80k': 'configs/sem_fpn_recnext_{}_ade20k.py',
+    'Semantic FPN, 40k': 'configs/sem_fpn_40k/sem_fpn_recnext_{}_ade20k_40k.py',
+}
+"""Where the configs of a kind stand, by arch."""
+
+SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 512)}
+"""Height and width for which multiply-adds are counted, by framework."""
+
+PROPOSALS, MASKS = 1000, 100
+"""What a detector of two stages is given, as in MMDetection's own count."""
+
+RESULTS_NOTE = """
+The rows of RecNeXt are the authors' numbers, from their logs; they have not been rerun
+here. *Last* is the end of training; *best* is the epoch of highest box AP, which the
+authors' own table quotes for M4, M5, A4 and A5. Their 80,000 iterations on ADE20K are
+twice the peers' 40,000, at the same batch of 32. The peers' rows are what their authors
+publish."""
+
+SUMMARY_NOTE = """
+Mask R-CNN 1x on COCO and Semantic FPN on ADE20K, in percent. [All configs, with their
+sizes, and the trained weights](docs/model_zoo.md)."""
+
+DOCUMENT_NOTE = f"""
+Which epoch the released weights are of is not published. Parameters and multiply-adds
+(MACs) are those of the whole model in its inference form: on COCO for
+{' x '.join(map(str, SHAPES['mmdet'][::-1]))} pixels, {PROPOSALS} proposals and {MASKS}
+masks, on ADE20K for {' x '.join(map(str, SHAPES['mmseg'][::-1]))} pixels. Memory is the
+peak of one GPU in the logs. Written by `tools/model_zoo.py`."""
+
+CONFIGS_NOTE = """
+Each cell tells parameters and MACs, and links to the config. Results are published of
+those above; all others build and are checked by tests, but have not been trained."""
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--measure',
+        action='store_true',
+        help='first build every model, and enter it with its size into the metafile',
+    )
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='change nothing; fail where a file is out of date',
+    )
+    return parser.parse_args()
+
+
+def main():
+    """Bring the files up to date."""
+    args = parse_args()
+    texts = {}
+    metafile, peers = read(METAFILE), read(PEERS)
+    if args.measure:
+        known = {model['Config']: model for model in metafile['Models']}
+        files = track(list_configs(), description='measuring', transient=True)
+        metafile['Models'] = [entry(file, known) for file in files]
+        texts[METAFILE] = yaml.safe_dump(metafile, sort_keys=False, width=88)
+    texts[DOCUMENT] = document(metafile, peers)
+    texts[README] = replace_section(README.read_text(), summary(metafile, peers))
+    for file, text in texts.items():
+        if not file.is_file() or file.read_text() != text:
+            if args.check:
+                raise ConfigError(f'{file} is out of date: run tools/model_zoo.py')
+            file.write_text(text)
+            print(f'wrote {file}')
+
+
+def read(file: Path) -> dict:
+    """Read a YAML file."""
+    return yaml.safe_load(file.read_text())
+
+
+def list_configs() -> list[Path]:
+    """List the configs that train on a benchmark, all but the demos."""
+    files = sorted(METAFILE.parent.rglob('*.py'))
+    return [file for file in files if not file.stem.endswith('_shapes')]
+
+
+def entry(file: Path, known: dict[str, dict]) -> dict:
+    """Describe a config as the metafile does, and measure its model.
+
+    Args:
+        file: the config.
+        known: entries of the metafile by config, whose results, weights and records of
+            training are kept.
+    """
+    cfg = load_config(str(file))
+    config = str(file.relative_to(ROOT))
+    old = known.get(config, {})
+    collection = COLLECTIONS[cfg.model.type]
+    loop = cfg.train_cfg
+    length = {'Epochs': loop.get('max_epochs'), 'Iterations': loop.get('max_iters')}
+    metadata = {
+        'Architecture': [label(cfg.model.backbone.arch), collection],
+        **measure(build(cfg), SHAPES[cfg.default_scope]),
+        **{unit: number for unit, number in length.items() if number},
+        'Batch Size': cfg.auto_scale_lr.base_batch_size,
+    }
+    return {
+        'Name': file.stem,
+        'In Collection': collection,
+        'Config': config,
+        'Metadata': metadata | old.get('Metadata', {}) | metadata,
+        **{key: old[key] for key in ('Results', 'Weights') if key in old},
+    }
+
+
+def label(arch: str) -> str:
+    """Return the published name of a model."""
+    size, _, rest = arch.partition('_')
+    return f'RecNeXt-{size.upper()} {rest.replace("_", " ")}'.rstrip()
+
+
+def measure(model: nn.Module, shape: tuple[int, int]) -> dict[str, int | float]:
+    """Count parameters and multiply-adds of a model's inference form.
+
+    Nothing is computed. Batch norms are merged; RoI align is not counted.
+
+    Args:
+        model: a detector or segmentor on the meta device, brought into that form.
+        shape: height and width of the image, in pixels.
+    """
+    switch_to_deploy(model)
+    counter = FlopCounterMode(
+        display=False,
+        custom_mapping={torch.ops.aten.upsample_bilinear2d: bilinear_flops},
+    )
+    with torch.no_grad(), torch.device('meta'), counter:
+        run_networks(model, torch.empty(1, 3, *shape))
+    return {
+        'Parameters': sum(p.numel() for p in model.parameters()),
+        'MACs (G)': round(counter.get_total_flops() / FLOPS_PER_MAC / 1e9, 1),
+    }
+
+
+def build(cfg: Config) -> nn.Module:
+    """Build the model of a config on the meta device, for inference."""
+    fit_cpu(cfg)
+    framework = cfg.default_scope
+    import_module(f'{framework}.utils').register_all_modules(init_default_scope=False)
+    registry = import_module(f'{framework}.registry').MODELS
+    with DefaultScope.overwrite_default_scope(framework), torch.device('meta'):
+        return registry.build(cfg.model).eval()
+
+
+def run_networks(model: nn.Module, images: torch.Tensor):
+    """Run each network of a detector or segmentor, and nothing between them."""
+    maps = model.extract_feat(images)
+    for name, head in model.named_children():
+        if name in ('rpn_head', 'bbox_head', 'decode_head'):
+            head(maps)
+        elif name == 'roi_head':
+            for part, number in (('bbox', PROPOSALS), ('mask', MASKS)):
+                extractor = getattr(head, f'{part}_roi_extractor')
+                size = extractor.roi_layers[0].output_size
+                rois = torch.empty(number, extractor.out_channels, *size)
+                getattr(head, f'{part}_head')(rois)
+
+
+def summary(metafile: dict, peers: dict) -> str:
+    """Write the section of the README.
+
+    Args:
+        metafile: what the metafile holds.
+        peers: metrics of other backbones, by name.
+    """
+    rows = []
+    for coco, ade20k in zip(
+        published(metafile, 'Mask R-CNN'),
+        published(metafile, 'Semantic FPN'),
+        strict=True,
+    ):
+        aps = coco_metrics(coco)
+        epoch = coco['Metadata']['Best Epoch']
+        rows.append(
+            [backbone(coco), *aps[:2], f'{aps[2]}, {aps[3]} ({epoch})', *miou(ade20k)]
+        )
+    for name, found in peers.items():
+        aps = peer_metrics(found, 'box AP', 'mask AP')
+        rows.append([name, *aps, '', '', *peer_metrics(found, 'mIoU')])
+    header = ['backbone', 'box AP, last', 'mask AP, last', 'both, best (epoch)']
+    return '\n\n'.join(
+        [
+            wrap(SUMMARY_NOTE),
+            table([*header, 'mIoU, 80k', 'mIoU, 40k'], rows),
+            wrap(RESULTS_NOTE),
+        ]
+    )
+
+
+def document(metafile: dict, peers: dict) -> str:
+    """Write the model zoo in full; see :func:`summary`."""
+    coco = [
+        [*sizes(model), *coco_metrics(model), *training(model, 'Best Epoch')]
+        for model in published(metafile, 'Mask R-CNN')
+    ]
+    ade20k = [
+        [*sizes(model), *miou(model), *training(model)]
+        for model in published(metafile, 'Semantic FPN')
+    ]
+    for name, found in peers.items():
+        aps = peer_metrics(found, 'box AP', 'mask AP')
+        coco.append([name, '', '', *aps, '', '', '', '', ''])
+        if 'mIoU' in found:
+            ade20k.append([name, '', '', '', *peer_metrics(found, 'mIoU'), '', ''])
+    start, end = ['backbone', 'parameters (M)', 'MACs (G)'], ['memory (MB)', 'files']
+    aps = ['box AP, last', 'mask AP, last', 'box AP, best', 'mask AP, best', 'epoch']
+    parts = [
+        '# Model zoo',
+        wrap(RESULTS_NOTE),
+        wrap(DOCUMENT_NOTE),
+        '## Mask R-CNN 1x on COCO',
+        table([*start, *aps, *end], coco),
+        '## Semantic FPN on ADE20K',
+        table([*start, 'mIoU, 80k', 'mIoU, 40k', *end], ade20k),
+        '## All configs',
+        wrap(CONFIGS_NOTE),
+        table(['backbone', *FAMILIES], config_rows(metafile)),
+    ]
+    return '\n\n'.join(parts) + '\n'
+
+
+def published(metafile: dict, collection: str) -> list[dict]:
+    """List the models of a collection that have results, in the order of ``ARCHS``."""
+    found = {
+        backbone(model): model
+        for model in metafile['Models']
+        if model['In Collection'] == collection and 'Results' in model
+    }
+    return [found[name] for name in map(label, ARCHS) if name in found]
+
+
+def backbone(model: dict) -> str:
+    """Return the name of a model's backbone."""
+    return model['Metadata']['Architecture'][0]
+
+
+def metrics(model: dict) -> dict[str, float]:
+    """Return the metrics of all tasks, in percent."""
+    return {k: v for task in model['Results'] for k, v in task['Metrics'].items()}
+
+
+def coco_metrics(model: dict) -> list[str]:
+    """Return box and mask AP of the last epoch, then of the best."""
+    found = metrics(model)
+    return [
+        f'{found[f"{kind} AP{epoch}"]:.2f}'
+        for epoch in ('', ' (best epoch)')
+        for kind in ('box', 'mask')
+    ]
+
+
+def miou(model: dict) -> list[str]:
+    """Return the mIoU of the last iteration, for its column and an empty one."""
+    return [f'{metrics(model)["mIoU"]:.2f}', '']
+
+
+def peer_metrics(found: dict, *names: str) -> list[str]:
+    """Return metrics of a peer, empty where nothing is published."""
+    return [f'{found[name]:.1f}' if name in found else '' for name in names]
+
+
+def sizes(model: dict) -> list[str]:
+    """Return a backbone's name, and parameters and multiply-adds of the model."""
+    metadata = model['Metadata']
+    params = f'{metadata["Parameters"] / 1e6:.1f}'
+    return [backbone(model), params, f'{metadata["MACs (G)"]:.1f}']
+
+
+def training(model: dict, *more: str) -> list[str]:
+    """Return records of the training, memory last, and links to the files."""
+    metadata = [str(model['Metadata'][key]) for key in (*more, 'Training Memory (MB)')]
+    links = f'[config](../{model["Config"]}), [weights]({model["Weights"]})'
+    return [*metadata, links]
+
+
+def config_rows(metafile: dict) -> list[list[str]]:
+    """Return a row for each arch, with a cell for each family of configs."""
+    known = {model['Config']: model for model in metafile['Models']}
+
+    def cell(config: str) -> str:
+        if config not in known:
+            return ''
+        _, params, macs = sizes(known[config])
+        return f'[{params} M, {macs} G](../{config})'
+
+    return [
+        [label(arch), *(cell(path.format(arch)) for path in FAMILIES.values())]
+        for arch in ARCHS
+    ]
+
+
+def wrap(text: str) -> str:
+    """Return a paragraph in lines of the width of the sources."""
+    return textwrap.fill(' '.join(text.split()), 88, break_on_hyphens=False)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def replace_section(text: str, section: str) -> str:
+    """Put a section between the two marks in a text.
+
+    Raises:
+        ConfigError: where the marks are missing.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ConfigError(f'{README} lacks the lines {BEGIN} and {END}')
+    return f'{before}{begin}\n{section}\n{end}{after}'
+
+
+if __name__ == '__main__':
+    run(main)
