@@ -10,7 +10,7 @@ exec((ROOT / 'mmrecnext/version.py').read_text(), VERSION)
 
 
 class BuildWithConfigs(build_py):
-    """Ships configs and tools in ``mmrecnext/.mim``, where OpenMMLab looks for them.
+    """Ships configs and tools in ``mmrecnext/.mim``, where OpenMIM looks for them.
 
     An editable install needs no copy: there they stand beside the package.
     """
@@ -19,13 +19,15 @@ class BuildWithConfigs(build_py):
         super().run()
         if self.editable_mode:
             return
+        mim = Path(self.build_lib, 'mmrecnext', '.mim')
         for folder in ('configs', 'tools'):
             shutil.copytree(
                 ROOT / folder,
-                Path(self.build_lib, 'mmrecnext', '.mim', folder),
+                mim / folder,
                 ignore=shutil.ignore_patterns('__pycache__'),
                 dirs_exist_ok=True,
             )
+        shutil.copy(ROOT / 'model-index.yml', mim)
 
 
 # Not in `install_requires`: `mmcv` (compiled) and `mmcv-lite` (extra `lite`) are two

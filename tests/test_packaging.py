@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 import sys
@@ -25,8 +26,12 @@ def wheel(tmp_path_factory):
 def test_wheel_ships_configs_and_tools(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ('configs', 'tools'):
-        for file in (ROOT / folder).glob('*.*'):
-            assert f'mmrecnext/.mim/{folder}/{file.name}' in names
+        for file in (ROOT / folder).rglob('*.*'):
+            if '__pycache__' not in file.parts:
+                assert f'mmrecnext/.mim/{file.relative_to(ROOT)}' in names
+    index = zipfile.ZipFile(wheel).read('mmrecnext/.mim/model-index.yml').decode()
+    for metafile in re.findall(r'- (\S+)', index):
+        assert f'mmrecnext/.mim/{metafile}' in names
     assert 'mmrecnext_autoload.py' in names
     assert not any(name.startswith(('tests/', 'configs/')) for name in names)
 
