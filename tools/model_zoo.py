@@ -184,13 +184,13 @@ def measure(model: nn.Module, shape: tuple[int, int]) -> dict[str, int | float]:
     }
 
 
-def build(cfg: Config) -> nn.Module:
-    """Build the model of a config on the meta device, for inference."""
+def build(cfg: Config, device: str = 'meta') -> nn.Module:
+    """Build the model of a config, for inference, by default without numbers."""
     fit_cpu(cfg)
     framework = cfg.default_scope
     import_module(f'{framework}.utils').register_all_modules(init_default_scope=False)
     registry = import_module(f'{framework}.registry').MODELS
-    with DefaultScope.overwrite_default_scope(framework), torch.device('meta'):
+    with DefaultScope.overwrite_default_scope(framework), torch.device(device):
         return registry.build(cfg.model).eval()
 
 
