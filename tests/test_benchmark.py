@@ -207,7 +207,7 @@ def test_growth_is_per_pixel(tmp_path):
 
 
 def test_startup_counts_each_step_in_a_fresh_process():
-    found = measure_startup(['m0'], repeats=1)
+    found = measure_startup(['m0'], repeats=1, clock='process')
     assert len(found['m0']) == 1 and len(found['m0'][0]) == len(STEPS)
     columns, rows = startup_rows({'m0': [[1.0, 2.0, 3.0, 4.0], [3.0, 1.0, 2.0, 8.0]]})
     assert len(columns) == len(rows[0])

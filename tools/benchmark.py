@@ -174,7 +174,7 @@ def main():
     if args.startup:
         archs = [short_name(m) for m in args.models] or list(ARCHS)
         with progress_bar() as progress:
-            found = measure_startup(archs, args.repeats, progress)
+            found = measure_startup(archs, args.repeats, args.clock, progress)
         show(args, [('from nothing to a model', *startup_rows(found))])
         save(args, dict(machine=machine('cpu'), startup=found))
     elif args.growth:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 
+from mmrecnext.benchmark.measure import CLOCKS
+
 STEPS = (
     'import torch, mmengine',
     'import mmrecnext',
@@ -17,9 +19,9 @@ CLOCK = """
 import json, time
 seconds = []
 for code in {steps!r}:
-    start = time.perf_counter()
+    start = time.{clock}()
     exec(code)
-    seconds.append(time.perf_counter() - start)
+    seconds.append(time.{clock}() - start)
 print(json.dumps(seconds))
 """
 
@@ -27,6 +29,7 @@ print(json.dumps(seconds))
 def measure_startup(
     archs: Sequence[str],
     repeats: int = 5,
+    clock: str = 'wall',
     progress: Callable[[str, float], None] = lambda text, done: None,
 ) -> dict[str, list[list[float]]]:
     """Time ``STEPS``, each time in a fresh process.
@@ -34,6 +37,7 @@ def measure_startup(
     Args:
         archs: models to build.
         repeats: processes per model; the models take turns.
+        clock: a name in ``CLOCKS``.
         progress: is told what comes next, and what share is done.
 
     Returns:
@@ -44,7 +48,8 @@ def measure_startup(
         for i, arch in enumerate(archs):
             done = (repeat + i / len(archs)) / repeats
             progress(f'repeat {repeat + 1} of {repeats}', done)
-            code = CLOCK.format(steps=[step.format(arch=arch) for step in STEPS])
+            steps = [step.format(arch=arch) for step in STEPS]
+            code = CLOCK.format(steps=steps, clock=CLOCKS[clock].__name__)
             run = subprocess.run(
                 [sys.executable, '-c', code],
                 capture_output=True,
