@@ -10,6 +10,7 @@ from conftest import ROOT, golden_tensor, run_tool
 from torch import nn
 
 from mmrecnext.archs import ARCHS
+from mmrecnext.benchmark.accuracy import box_ap, top1
 from mmrecnext.benchmark.cases import WORKS, Case, grid
 from mmrecnext.benchmark.detector import PARTS, PartClock
 from mmrecnext.benchmark.growth import growth_table, measure_growth
@@ -180,6 +181,12 @@ def test_tool_explains_bad_options(options, message, monkeypatch):
     monkeypatch.setattr('sys.argv', ['benchmark.py', *options])
     with pytest.raises(SystemExit, match=message):
         runpy.run_path(str(ROOT / 'tools/benchmark.py'), run_name='__main__')
+
+
+def test_published_accuracies_are_found():
+    assert (top1('m3'), box_ap('recnext_m3')) == (80.9, 41.74)
+    assert (top1('resnet50'), box_ap('resnet50')) == (76.1, 38.2)
+    assert (top1('resnet18'), box_ap('resnet18'), box_ap('m0')) == (None, None, None)
 
 
 def test_growth_is_per_pixel(tmp_path):

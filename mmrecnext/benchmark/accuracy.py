@@ -1,15 +1,20 @@
 """Published accuracies of what is measured, to plot its time against.
 
 All are with distillation where there is such, ImageNet after 300 epochs at 224 pixels.
-Mask R-CNN is that of the 1x schedule on COCO.
+Those of detectors stand in ``configs``.
 
-Sources: RecNeXt (https://github.com/suous/RecNeXt), its tables and logs; RepViT, CVPR
-2024, tables 2 and 5; ResNet-50: torchvision's first weights, and table 5 of RepViT.
+Sources: RecNeXt (https://github.com/suous/RecNeXt); RepViT, CVPR 2024; ResNet-50:
+torchvision's first weights.
 """
 
 from __future__ import annotations
 
+from functools import cache
+
+from mmengine.fileio import load
+
 from mmrecnext.benchmark.cases import kind_of, short_name
+from mmrecnext.cli import shipped
 from mmrecnext.pretrained import FIGURES
 
 TOP1_OF_PEERS = {
@@ -20,18 +25,15 @@ TOP1_OF_PEERS = {
     'repvit_m2_3': 83.3,
     'resnet50': 76.1,
 }
-BOX_AP = {
-    'm3': 41.7,
-    'm4': 43.2,
-    'm5': 44.1,
-    'a3': 42.1,
-    'a4': 43.2,
-    'a5': 44.0,
-    'repvit_m1_1': 39.8,
-    'repvit_m1_5': 41.6,
-    'repvit_m2_3': 44.6,
-    'resnet50': 38.2,
+NAMES_OF_PEERS = {
+    'repvit_m0_9': 'RepViT-M0.9',
+    'repvit_m1_0': 'RepViT-M1.0',
+    'repvit_m1_1': 'RepViT-M1.1',
+    'repvit_m1_5': 'RepViT-M1.5',
+    'repvit_m2_3': 'RepViT-M2.3',
+    'resnet50': 'ResNet-50',
 }
+"""What their authors call them, by their names in timm."""
 
 
 def top1(model: str) -> float | None:
@@ -42,8 +44,21 @@ def top1(model: str) -> float | None:
 
 
 def box_ap(model: str) -> float | None:
-    """Return the box AP of Mask R-CNN with a model, if it is known here."""
-    return BOX_AP.get(short_name(model))
+    """Return the box AP of Mask R-CNN with a model, if it is published."""
+    if kind_of(model) != 'recnext':
+        return read_yaml('peers.yml').get(NAMES_OF_PEERS.get(model), {}).get('box AP')
+    name = f'mask_rcnn_recnext_{short_name(model)}_coco'
+    for entry in read_yaml('metafile.yml')['Models']:
+        if entry['Name'] == name:
+            for result in entry.get('Results', ()):
+                return result['Metrics'].get('box AP')
+    return None
+
+
+@cache
+def read_yaml(name: str) -> dict:
+    """Read a file of data that stands among the configs."""
+    return load(shipped('configs') / name)
 
 
 ACCURACIES = {'ImageNet top-1 (%)': top1, 'COCO box AP, Mask R-CNN 1x': box_ap}

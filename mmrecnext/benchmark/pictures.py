@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmrecnext.archs import ARCHS
-from mmrecnext.benchmark.accuracy import ACCURACIES
+from mmrecnext.benchmark.accuracy import ACCURACIES, NAMES_OF_PEERS
 from mmrecnext.benchmark.cases import Case, kind_of, short_name
 from mmrecnext.benchmark.measure import Result
 from mmrecnext.errors import OptionError
@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 MIB = 2**20
 MEGA = 1e6
 COLOURS = {'M': '#1b6ca8', 'A': '#c8553d', 'T, S, B': '#3a7d44', 'shared': '#8a5fa8'}
-PEER_NAMES = {
-    'resnet50': 'ResNet-50',
-    **{
-        f'repvit_m{size}': f'RepViT-M{size.replace("_", ".")}'
-        for size in ('0_9', '1_0', '1_1', '1_5', '2_3')
-    },
-}
 PEER_COLOUR = '#777777'
 MARKS = {'deploy': 'o', 'train': 's', 'original': '^'}
 
@@ -57,7 +50,7 @@ def series_of(model: str) -> str | None:
 def label_of(model: str) -> str:
     """Return a short label: ``M3``, or the name of a peer."""
     if kind_of(model) != 'recnext':
-        return PEER_NAMES.get(model, model)
+        return NAMES_OF_PEERS.get(model, model)
     return short_name(model).split('_')[0].upper()
 
 
