@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,7 +27,8 @@ def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
     height, width = v.shape[2:]
     pixels = height * width
     dtype = torch.promote_types(v.dtype, torch.float32)
-    with torch.autocast(v.device.type, enabled=False):
+    # The meta device, where costs are counted, has no autocast to leave.
+    with nullcontext() if v.is_meta else torch.autocast(v.device.type, enabled=False):
         q, k = by_pixel(positive(qk.to(dtype)), 2, num_heads).unbind(1)
         values = by_pixel(v.to(dtype), num_heads)
         d, c = q.shape[-1], values.shape[-1]
