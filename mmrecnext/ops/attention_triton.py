@@ -1,0 +1,167 @@
+"""Linear attention by Triton: keys and values are read once, queries once.
+
+The product of keys and values, and what the attention is divided by, are sums over all
+pixels, beyond the range of half precision. The kernels sum in single precision, and
+divide before they multiply by the queries: with ``s[c]`` the mean of key channel ``c``,
+
+    out = (sum_c q[c] * mean(k[c] * v)) / (sum_c q[c] * s[c] + eps)
+        = sum_c a[c] * u[c],   a[c] = q[c] * s[c] / (sum q * s + eps),
+                               u[c] = mean(k[c] * v) / s[c]
+
+``a`` lies in [0, 1], and ``u``, a weighted mean of values, within their range.
+
+Importing this module imports Triton; :func:`mmrecnext.ops.deploy.linear_attention` does
+so where the kernels can run.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+
+from mmrecnext.ops.deploy import EPSILON
+
+PIXELS = 64  # of a tile
+SPAN = 256  # pixels that one program sums over
+
+
+@triton.jit
+def features(x):
+    """Return ``elu(x) + 1``."""
+    return tl.where(x > 0, x + 1, tl.exp(tl.minimum(x, 0.0)))
+
+
+@triton.jit(do_not_specialize=['pixels'])
+def gather(
+    qk_ptr,
+    v_ptr,
+    sums_ptr,
+    pixels,
+    v_stride_n,
+    v_stride,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    C: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    PIXELS: tl.constexpr,
+    SPAN: tl.constexpr,
+):
+    """Sum ``k v^T``, and ``k`` in one column more, over ``SPAN`` pixels of a head.
+
+    ``D`` and ``C`` are the channels of keys and values in a head. The sums are
+    ``[N, splits, HEADS, D, C + 1]``.
+    """
+    split = tl.program_id(0)
+    head = tl.program_id(1)
+    n = tl.program_id(2).to(tl.int64)
+    d = tl.arange(0, BLOCK_D)
+    c = tl.arange(0, BLOCK_C)
+    k_ptr = qk_ptr + (n * pixels * 2 + 1) * HEADS * D + head * D
+    v_ptr += n * v_stride_n + head * C
+    products = tl.full((BLOCK_D, BLOCK_C), 0.0, tl.float32)
+    weights = tl.full((BLOCK_D,), 0.0, tl.float32)
+    for start in tl.static_range(0, SPAN, PIXELS):
+        pixel = split * SPAN + start + tl.arange(0, PIXELS)[:, None]
+        is_pixel = pixel < pixels
+        is_key = is_pixel & (d[None] < D)
+        k = tl.load(k_ptr + pixel * 2 * HEADS * D + d[None], is_key, 0.0)
+        v = tl.load(v_ptr + pixel * v_stride + c[None], is_pixel & (c[None] < C), 0.0)
+        k = tl.where(is_key, features(k.to(tl.float32)), 0.0).to(v.dtype)
+        products = tl.dot(tl.trans(k), v, products, input_precision='ieee')
+        weights += tl.sum(k.to(tl.float32), 0)
+    splits = tl.num_programs(0)
+    sums_ptr += ((n * splits + split) * HEADS + head) * D * (C + 1)
+    row = d[:, None] * (C + 1)
+    is_product = (d[:, None] < D) & (c[None] < C)
+    tl.store(sums_ptr + row + c[None], products, is_product)
+    tl.store(sums_ptr + d * (C + 1) + C, weights, d < D)
+
+
+@triton.jit(do_not_specialize=['pixels'])
+def attend(
+    qk_ptr,
+    sums_ptr,
+    added_ptr,
+    out_ptr,
+    pixels,
+    eps,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    C: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    PIXELS: tl.constexpr,
+):
+    """Multiply the sums ``[N, HEADS, D, C + 1]`` by the queries of ``PIXELS``."""
+    head = tl.program_id(1)
+    n = tl.program_id(2).to(tl.int64)
+    d = tl.arange(0, BLOCK_D)
+    c = tl.arange(0, BLOCK_C)[None]
+    sums_ptr += (n * HEADS + head) * D * (C + 1)
+    weights = tl.load(sums_ptr + d * (C + 1) + C, d < D, 0.0)
+    is_product = (d[:, None] < D) & (c < C)
+    means = tl.load(sums_ptr + d[:, None] * (C + 1) + c, is_product, 0.0)
+    means = means / tl.maximum(weights, 1e-30)[:, None]
+
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)[:, None]
+    is_pixel = pixel < pixels
+    place = (n * pixels + pixel) * 2 * HEADS * D + head * D + d[None]
+    q = tl.load(qk_ptr + place, is_pixel & (d[None] < D), 0.0)
+    shares = features(q.to(tl.float32)) * (weights / pixels)[None]
+    shares = shares / (tl.sum(shares, 1) + eps)[:, None]
+    dtype: tl.constexpr = out_ptr.dtype.element_ty
+    out = tl.dot(shares.to(dtype), means.to(dtype), input_precision='ieee')
+
+    place = (n * pixels + pixel) * HEADS * C + head * C + c
+    mask = is_pixel & (c < C)
+    if added_ptr is not None:
+        out += tl.load(added_ptr + place, mask, 0.0).to(tl.float32)
+    tl.store(out_ptr + place, out.to(dtype), mask)
+
+
+@triton_op('mmrecnext::linear_attention', mutates_args=())
+def linear_attention(
+    qk: Tensor, v: Tensor, num_heads: int, added: Tensor | None
+) -> Tensor:
+    """Return what :func:`mmrecnext.ops.deploy.plain_linear_attention` does."""
+    n, channels, height, width = v.shape
+    pixels = height * width
+    qk = qk.contiguous(memory_format=torch.channels_last)
+    v = pixel_rows(v)
+    if added is not None:
+        added = added.contiguous(memory_format=torch.channels_last)
+    out = torch.empty(
+        v.shape,
+        dtype=v.dtype,
+        device=v.device,
+        memory_format=torch.channels_last,
+    )
+    d, c = qk.shape[1] // (2 * num_heads), channels // num_heads
+    sizes = dict(
+        HEADS=num_heads,
+        D=d,
+        C=c,
+        BLOCK_D=max(16, triton.next_power_of_2(d)),
+        BLOCK_C=max(16, triton.next_power_of_2(c)),
+        PIXELS=PIXELS,
+    )
+    splits = -(-pixels // SPAN)
+    sums = torch.empty(
+        (n, splits, num_heads, d, c + 1), dtype=torch.float32, device=v.device
+    )
+    wrap_triton(gather)[(splits, num_heads, n)](
+        qk, v, sums, pixels, v.stride(0), v.stride(3), SPAN=SPAN, **sizes
+    )
+    wrap_triton(attend)[(-(-pixels // PIXELS), num_heads, n)](
+        qk, sums.sum(1), added, out, pixels, EPSILON, **sizes
+    )
+    return out
+
+
+def pixel_rows(x: Tensor) -> Tensor:
+    """Return ``x`` with channels side by side and pixels at one distance."""
+    if x.stride(1) == 1 and x.stride(2) == x.shape[3] * x.stride(3):
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
