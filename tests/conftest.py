@@ -17,6 +17,10 @@ DATA = Path(__file__).parent / 'data'
 torch.set_num_threads(1)  # a process of pytest-xdist has a core of its own
 sys.path.append(str(ROOT / 'tools'))  # a tool may import another
 
+if not torch.cuda.is_available():
+    # Before anything imports Triton: its kernels then run on the CPU.
+    os.environ.setdefault('TRITON_INTERPRET', '1')
+
 
 def golden_tensor(key: str, shape) -> torch.Tensor:
     """The weight that the golden maps were made with, a function of its key alone."""

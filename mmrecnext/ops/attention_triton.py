@@ -22,8 +22,10 @@ from torch.library import triton_op, wrap_triton
 
 from mmrecnext.ops.deploy import EPSILON
 
-PIXELS = 64  # of a tile
 SPAN = 256  # pixels that one program sums over
+# Largest tile of values. With 128 queries, and pixels as below, it fits registers and
+# shared memory.
+VALUES = 32
 
 
 @triton.jit
@@ -50,33 +52,35 @@ def gather(
 ):
     """Sum ``k v^T``, and ``k`` in one column more, over ``SPAN`` pixels of a head.
 
-    ``D`` and ``C`` are the channels of keys and values in a head. The sums are
-    ``[N, splits, HEADS, D, C + 1]``.
+    ``D`` and ``C`` are the channels of keys and values in a head; a program takes
+    ``BLOCK_C`` of the values. The sums are ``[N, splits, HEADS, D, C + 1]``.
     """
     split = tl.program_id(0)
-    head = tl.program_id(1)
+    head = tl.program_id(1) % HEADS
+    block = tl.program_id(1) // HEADS
     n = tl.program_id(2).to(tl.int64)
     d = tl.arange(0, BLOCK_D)
-    c = tl.arange(0, BLOCK_C)
+    c = block * BLOCK_C + tl.arange(0, BLOCK_C)
     k_ptr = qk_ptr + (n * pixels * 2 + 1) * HEADS * D + head * D
     v_ptr += n * v_stride_n + head * C
     products = tl.full((BLOCK_D, BLOCK_C), 0.0, tl.float32)
     weights = tl.full((BLOCK_D,), 0.0, tl.float32)
-    for start in tl.static_range(0, SPAN, PIXELS):
+    for start in tl.range(0, SPAN, PIXELS, num_stages=2):
         pixel = split * SPAN + start + tl.arange(0, PIXELS)[:, None]
         is_pixel = pixel < pixels
         is_key = is_pixel & (d[None] < D)
         k = tl.load(k_ptr + pixel * 2 * HEADS * D + d[None], is_key, 0.0)
         v = tl.load(v_ptr + pixel * v_stride + c[None], is_pixel & (c[None] < C), 0.0)
         k = tl.where(is_key, features(k.to(tl.float32)), 0.0).to(v.dtype)
-        products = tl.dot(tl.trans(k), v, products, input_precision='ieee')
+        products = tl.dot(tl.trans(k), v, products, input_precision='tf32x3')
         weights += tl.sum(k.to(tl.float32), 0)
     splits = tl.num_programs(0)
     sums_ptr += ((n * splits + split) * HEADS + head) * D * (C + 1)
     row = d[:, None] * (C + 1)
     is_product = (d[:, None] < D) & (c[None] < C)
     tl.store(sums_ptr + row + c[None], products, is_product)
-    tl.store(sums_ptr + d * (C + 1) + C, weights, d < D)
+    is_first = d + block * BLOCK_D < D
+    tl.store(sums_ptr + d * (C + 1) + C, weights, is_first)
 
 
 @triton.jit(do_not_specialize=['pixels'])
@@ -95,10 +99,10 @@ def attend(
     PIXELS: tl.constexpr,
 ):
     """Multiply the sums ``[N, HEADS, D, C + 1]`` by the queries of ``PIXELS``."""
-    head = tl.program_id(1)
+    head = tl.program_id(1) % HEADS
     n = tl.program_id(2).to(tl.int64)
     d = tl.arange(0, BLOCK_D)
-    c = tl.arange(0, BLOCK_C)[None]
+    c = (tl.program_id(1) // HEADS * BLOCK_C + tl.arange(0, BLOCK_C))[None]
     sums_ptr += (n * HEADS + head) * D * (C + 1)
     weights = tl.load(sums_ptr + d * (C + 1) + C, d < D, 0.0)
     is_product = (d[:, None] < D) & (c < C)
@@ -112,7 +116,7 @@ def attend(
     shares = features(q.to(tl.float32)) * (weights / pixels)[None]
     shares = shares / (tl.sum(shares, 1) + eps)[:, None]
     dtype: tl.constexpr = out_ptr.dtype.element_ty
-    out = tl.dot(shares.to(dtype), means.to(dtype), input_precision='ieee')
+    out = tl.dot(shares.to(dtype), means.to(dtype), input_precision='tf32x3')
 
     place = (n * pixels + pixel) * HEADS * C + head * C + c
     mask = is_pixel & (c < C)
@@ -139,22 +143,24 @@ def linear_attention(
         memory_format=torch.channels_last,
     )
     d, c = qk.shape[1] // (2 * num_heads), channels // num_heads
+    pixels_per_tile = 16 if v.dtype == torch.float32 else 64
     sizes = dict(
         HEADS=num_heads,
         D=d,
         C=c,
         BLOCK_D=max(16, triton.next_power_of_2(d)),
-        BLOCK_C=max(16, triton.next_power_of_2(c)),
-        PIXELS=PIXELS,
+        BLOCK_C=min(max(16, triton.next_power_of_2(c)), VALUES),
+        PIXELS=pixels_per_tile,
     )
+    programs = num_heads * -(-c // sizes['BLOCK_C'])
     splits = -(-pixels // SPAN)
     sums = torch.empty(
         (n, splits, num_heads, d, c + 1), dtype=torch.float32, device=v.device
     )
-    wrap_triton(gather)[(splits, num_heads, n)](
+    wrap_triton(gather)[(splits, programs, n)](
         qk, v, sums, pixels, v.stride(0), v.stride(3), SPAN=SPAN, **sizes
     )
-    wrap_triton(attend)[(-(-pixels // PIXELS), num_heads, n)](
+    wrap_triton(attend)[(-(-pixels // pixels_per_tile), programs, n)](
         qk, sums.sum(1), added, out, pixels, EPSILON, **sizes
     )
     return out

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
+import textwrap
 from collections.abc import Callable, Sequence
 
 import torch
@@ -146,10 +147,11 @@ def triton_is_usable(
         return False
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return False
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return False  # a model that is to run without this library
     return works(attempt, x.device, x.dtype, *setting)
 
 
-@torch.compiler.assume_constant_result
 def works(
     attempt: Callable,
     device: torch.device,
@@ -161,6 +163,11 @@ def works(
     It is tried once per process and setting.
     """
     return _works(attempt, device, dtype, *setting)
+
+
+# What `torch.compiler.assume_constant_result` does, without importing the compiler and
+# Triton: traced models are compiled for the answer.
+works._dynamo_marked_constant = True
 
 
 @functools.cache
@@ -176,10 +183,10 @@ def _works(
             torch.accelerator.synchronize(device)
     except Exception as error:
         # Whatever a compiler or a driver raises, the plain operators give the result.
+        reason = textwrap.shorten(f'{type(error).__name__}: {error}', 300)
         print_log(
             f'{attempt.__name__}{setting} fails with Triton on {device} in {dtype}; '
-            f"PyTorch's own operators are used, which are slower. "
-            f'{type(error).__name__}: {error}',
+            f"PyTorch's own operators are used, which are slower. {reason}",
             logger='current',
             level=logging.WARNING,
         )

@@ -51,7 +51,24 @@ def widened(row_ptr, places, MODE: tl.constexpr):
         if MODE == 'bilinear':
             first = tl.load(row_ptr + low, mask, 0.0).to(tl.float32)
             tile = tl.fma(tile - first, share, first)
-        tiles = tiles + (tile,)
+        tiles += (tile,)
+    return tiles
+
+
+@triton.jit
+def taps_of(
+    weight_ptr,
+    channel,
+    channels,
+    TAPS: tl.constexpr,
+    STRIPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Return the weights ``[TAPS, C]`` of a block of channels, a tile for each tap."""
+    tiles = ()
+    for tap in tl.static_range(TAPS):
+        tile = tl.load(weight_ptr + tap * channels + channel, channel < channels, 0.0)
+        tiles += (tl.broadcast_to(tile.to(tl.float32), (STRIPS, BLOCK)),)
     return tiles
 
 
@@ -62,7 +79,7 @@ def fine_row(row_ptr, places, is_row):
     for i in tl.static_range(len(places)):
         place, mask = places[i]
         tile = tl.load(row_ptr + place, mask & is_row, 0.0)
-        tiles = tiles + (tile.to(tl.float32),)
+        tiles += (tile.to(tl.float32),)
     return tiles
 
 
@@ -76,7 +93,7 @@ def add_row(tiles, above, below, share, is_row, MODE: tl.constexpr):
         tile = tl.fma(below[i], of_below, tiles[i])
         if MODE == 'bilinear':
             tile = tl.fma(above[i], of_above, tile)
-        summed = summed + (tile,)
+        summed += (tile,)
     return summed
 
 
@@ -100,7 +117,7 @@ def convolve_row(
                     tiles[i % STRIP * STRIDE + tap],
                     total,
                 )
-        updated = updated + (total,)
+        updated += (total,)
     return updated
 
 
@@ -110,9 +127,9 @@ def open_next(sums, start, STRIP: tl.constexpr):
     updated = ()
     for i in tl.static_range(len(sums)):
         if i < STRIP:
-            updated = updated + (start,)
+            updated += (start,)
         else:
-            updated = updated + (sums[i - STRIP],)
+            updated += (sums[i - STRIP],)
     return updated
 
 
@@ -186,31 +203,25 @@ def depthwise(
     if MODE != 'none':
         coarse_ptr += n * coarse_height * coarse_width * channels
 
-    shape: tl.constexpr = (STRIPS, BLOCK)
-    weight = ()
-    for tap in tl.static_range(KERNEL * KERNEL):
-        of_tap = tl.load(weight_ptr + tap * channels + channel, is_channel, 0.0)
-        weight = weight + (tl.broadcast_to(of_tap.to(tl.float32), shape),)
-    start = tl.full(shape, 0.0, tl.float32)
-    bias = tl.load(bias_ptr + channel, channel < biased, 0.0)
-    start += bias.to(tl.float32)
+    weight = taps_of(weight_ptr, channel, channels, KERNEL * KERNEL, STRIPS, BLOCK)
+    start = tl.full((STRIPS, BLOCK), 0.0, tl.float32)
+    start += tl.load(bias_ptr + channel, channel < biased, 0.0).to(tl.float32)
     sums = ()
     for _slot in tl.static_range(SLOTS * STRIP):
-        sums = sums + (start,)
+        sums += (start,)
 
     places = ()
     coarse_places = ()
     for i in tl.static_range(COLUMNS):
         column = left * STRIDE + i - KERNEL // 2
         mask = (column >= 0) & (column < width) & is_channel
-        places = places + ((column * channels + channel, mask),)
+        places += ((column * channels + channel, mask),)
         if MODE != 'none':
             low, high, share = coarse_place(column, coarse_width, width, MODE)
-            low = low * channels + channel
-            high = high * channels + channel
-            coarse_places = coarse_places + ((low, high, share, mask),)
+            place = (low * channels + channel, high * channels + channel, share, mask)
+            coarse_places += (place,)
 
-    # Conditions on a row are of tiles [1, 1]: Triton's interpreter widens scalar ones.
+    # Conditions on a row are tiles [1, 1]: Triton's interpreter widens scalar ones.
     zero = tl.full((1, 1), 0, tl.int32)
     row = top * STRIDE - KERNEL // 2
     above = ()

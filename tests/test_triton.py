@@ -1,0 +1,204 @@
+"""The Triton kernels against their twins: on a GPU, or else by Triton's interpreter."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import check, run_tool
+from torch import Tensor
+
+from mmrecnext.models.attention import LinearAttn
+from mmrecnext.models.recconv import RecConv
+from mmrecnext.ops import deploy
+
+pytest.importorskip('triton')
+
+import mmrecnext.ops.attention_triton
+import mmrecnext.ops.recconv_triton
+
+HAS_GPU = torch.cuda.is_available()
+DEVICE = 'cuda' if HAS_GPU else 'cpu'
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+needs_gpu = pytest.mark.skipif(not HAS_GPU, reason='needs a GPU')
+
+
+def difference(result: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, in standard deviations of what is expected."""
+    return ((result.double() - expected).abs().max() / expected.std()).item()
+
+
+def bound(dtype: torch.dtype) -> float:
+    """Return the difference allowed: a few roundings of what is stored."""
+    return max(1e-5, 4 * torch.finfo(dtype).eps)
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return (scale * torch.randn(shape, generator=generator)).to(DEVICE, dtype)
+
+
+def check_recconv(shape, level, kernel_size, mode, dtype, with_bias=True):
+    x = random(*shape, dtype=dtype)
+    of_kernel = (shape[1], 1, kernel_size, kernel_size)
+    down, *convs = (
+        random(level + 2, *of_kernel, dtype=dtype, scale=1 / kernel_size)
+    ).unbind()
+    bias = random(shape[1], dtype=dtype) if with_bias else None
+    result = torch.ops.mmrecnext.recconv(x, down, convs, bias, mode)
+    expected = deploy.plain_recconv(
+        x.double(),
+        down.double(),
+        [conv.double() for conv in convs],
+        None if bias is None else bias.double(),
+        mode,
+    )
+    assert result.shape == x.shape
+    assert result.dtype == dtype
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    assert difference(result, expected) < bound(dtype)
+
+
+@pytest.mark.parametrize('kernel_size', [3, 5, 7])
+@pytest.mark.parametrize('mode', ['bilinear', 'nearest'])
+def test_recconv_equals_its_twin(mode, kernel_size):
+    check_recconv((2, 6, 9, 10), 2, kernel_size, mode, torch.float32)
+
+
+@pytest.mark.parametrize(
+    'shape',
+    [(1, 40, 5, 6), (1, 3, 35, 4), (1, 3, 4, 67), (1, 5, 1, 1), (1, 2, 1, 7)],
+    ids=['channels', 'rows', 'columns', 'pixel', 'row'],
+)
+def test_recconv_covers_the_map(shape):
+    check_recconv(shape, 1, 5, 'bilinear', torch.float32)
+
+
+@pytest.mark.parametrize('level', [0, 4])
+def test_recconv_of_any_level(level):
+    check_recconv((1, 4, 9, 11), level, 3, 'bilinear', torch.float32, with_bias=False)
+
+
+@pytest.mark.parametrize('dtype', DTYPES[1:])
+def test_recconv_in_half_precision(dtype):
+    check_recconv((1, 16, 9, 11), 2, 5, 'bilinear', dtype)
+
+
+def check_attention(shape, qk_channels, num_heads, dtype, scale=1, with_added=True):
+    n, channels, height, width = shape
+    qk = random(n, qk_channels, height, width, dtype=dtype, scale=scale)
+    # The first channels of a larger map, as the models with partial channels have.
+    v = random(n, 4 * channels, height, width, dtype=dtype, scale=scale)
+    v = v.contiguous(memory_format=torch.channels_last)[:, :channels]
+    added = random(*shape, dtype=dtype) if with_added else None
+    result = torch.ops.mmrecnext.linear_attention(qk, v, num_heads, added)
+    expected = deploy.plain_linear_attention(
+        qk.double(), v.double(), num_heads, None if added is None else added.double()
+    )
+    assert result.shape == shape
+    assert result.dtype == dtype
+    assert difference(result, expected) < bound(dtype)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'qk_channels', 'num_heads'),
+    [
+        ((2, 40, 9, 31), 80, 2),  # several programs per head, of 20 channels each
+        ((1, 32, 7, 5), 32, 1),  # queries of half the channels
+        ((1, 128, 2, 3), 256, 1),
+        ((1, 64, 3, 5), 128, 16),
+    ],
+)
+def test_attention_equals_its_twin(shape, qk_channels, num_heads):
+    check_attention(shape, qk_channels, num_heads, torch.float32)
+
+
+@pytest.mark.parametrize('scale', [1, 10, 100])
+def test_attention_in_half_precision(scale):
+    check_attention((1, 16, 9, 31), 32, 1, torch.float16, scale, with_added=False)
+
+
+@needs_gpu  # Triton's interpreter multiplies the bits of bfloat16 as if integers
+@pytest.mark.parametrize('scale', [1, 10, 100])
+def test_attention_in_bfloat16(scale):
+    check_attention((1, 16, 9, 31), 32, 1, torch.bfloat16, scale)
+
+
+@needs_gpu
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('stage', range(4))
+def test_kernels_at_the_size_of_detection(stage, dtype):
+    torch.backends.cuda.matmul.allow_tf32 = False
+    size = tuple(-(-side // 2 ** (stage + 2)) for side in (800, 1344))
+    channels = 64 * 2**stage
+    check_recconv((2, channels, *size), 4 - stage, 5, 'bilinear', dtype)
+    check_attention((2, channels, *size), 2 * channels, 2 ** (stage + 1), dtype)
+
+
+@needs_gpu
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_gpu_takes_the_kernels(dtype):
+    x, weight = random(1, 64, 9, 9, dtype=dtype), random(64, 1, 5, 5, dtype=dtype)
+    assert deploy.triton_is_usable([x], deploy.try_recconv, 5, 'bilinear')
+    assert deploy.triton_is_usable([x], deploy.try_linear_attention, 32, 32)
+    compiled = torch.compile(deploy.recconv, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        eager = deploy.recconv(x, weight, [weight, weight])
+        assert torch.equal(compiled(x, weight, [weight, weight]), eager)
+
+
+@pytest.mark.parametrize(('level', 'mode'), [(0, 'nearest'), (3, 'bilinear')])
+def test_twin_is_the_layer_recconv(level, mode):
+    layer = RecConv(4, level, 5, mode)
+    down = layer.down.weight if level else None
+    x = torch.randn(2, 4, 13, 9)
+    result = deploy.recconv(x, down, [conv.weight for conv in layer.convs], None, mode)
+    assert torch.equal(result, layer(x))
+
+
+@pytest.mark.parametrize('groups', [1, 2])
+def test_twin_is_the_layer_attention(groups):
+    layer = LinearAttn(16, 2, qk_ratio=groups, qk_groups=groups).eval().double()
+    x = torch.randn(2, 16, 7, 9, dtype=torch.double)
+    result = deploy.linear_attention(layer.qk(x), x, 2, layer.pe(x))
+    torch.testing.assert_close(result, layer(x))
+
+
+def test_channels_fastest_saves_the_copy():
+    weight = torch.randn(6, 1, 5, 5)
+    packed = deploy.channels_fastest(weight)
+    assert torch.equal(packed, weight)
+    taps = mmrecnext.ops.recconv_triton.taps(packed)
+    assert taps.data_ptr() == packed.data_ptr()
+    assert torch.equal(taps, weight.flatten(1).t())
+    x = torch.randn(1, 6, 8, 8)
+    expected = F.conv2d(x, weight, padding=2, groups=6)
+    assert torch.equal(F.conv2d(x, packed, padding=2, groups=6), expected)
+
+
+def test_what_no_kernel_does_is_left_to_the_twins():
+    def never(dtype: torch.dtype):
+        raise AssertionError
+
+    x = torch.zeros(1, 1, 1, 1, device='meta')
+    assert not deploy.triton_is_usable([x], never)
+    heads_of_300_channels = torch.randn(1, 600, 3, 3), torch.randn(1, 300, 3, 3)
+    assert deploy.linear_attention(*heads_of_300_channels).isfinite().all()
+
+
+def test_kernel_that_fails_is_told_once(monkeypatch):
+    def no_compiler(dtype: torch.dtype, kernel_size: int):
+        raise RuntimeError('no compiler')
+
+    told = []
+    monkeypatch.setattr(deploy, 'print_log', lambda text, **options: told.append(text))
+    for kernel_size in (3, 5, 3, 5):
+        device = torch.device('cpu')
+        assert not deploy.works(no_compiler, device, torch.float32, kernel_size)
+    assert len(told) == 2
+    assert 'no_compiler(3,) fails with Triton on cpu in torch.float32' in told[0]
+    assert told[0].endswith('RuntimeError: no compiler')
+
+
+def test_triton_is_not_imported_before_it_is_used():
+    code = 'import sys, mmrecnext.ops.deploy; print("triton" in sys.modules)'
+    assert check(run_tool('-c', code)).split()[-1] == 'False'
