@@ -15,7 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmrecnext.ops import attention_triton, deploy, recconv_triton
+from mmrecnext.models.recconv import RecConv
+from mmrecnext.ops import attention_triton, kernels, recconv_triton
+from mmrecnext.ops.attention import attend
 
 INTEGERS = (
     *('height', 'width', 'coarse_height', 'coarse_width', 'rows', 'units', 'biased'),
@@ -52,13 +54,13 @@ KERNELS = {
         *('bf16', 90),
         dict(HEADS=2, D=20, C=20, BLOCK_D=32, BLOCK_C=32, PIXELS=64, SPAN=256),
     ),
-    'attend, fp32, sm80': (
-        attention_triton.attend,
+    'distribute, fp32, sm80': (
+        attention_triton.distribute,
         *('fp32', 80),
         dict(HEADS=1, D=128, C=128, BLOCK_D=128, BLOCK_C=32, PIXELS=16),
     ),
-    'attend, bf16, sm90': (
-        attention_triton.attend,
+    'distribute, bf16, sm90': (
+        attention_triton.distribute,
         *('bf16', 90),
         dict(HEADS=2, D=20, C=20, BLOCK_D=32, BLOCK_C=32, PIXELS=64),
     ),
@@ -116,7 +118,7 @@ def compiled(kernel, dtype: str, arch: int, constants: dict) -> dict:
     return dict(usage, shared=result.metadata.shared)
 
 
-def traced(function, *shapes: tuple[int, ...]) -> dict:
+def traced(mode, function, *shapes: tuple[int, ...]) -> dict:
     """Compile a function for maps of a dynamic size, as far as to the graph."""
     graphs = []
 
@@ -131,7 +133,7 @@ def traced(function, *shapes: tuple[int, ...]) -> dict:
         dynamic=True,
         backend=aot_autograd(fw_compiler=backend),
     )
-    with FakeTensorMode(), torch.no_grad():
+    with mode, torch.no_grad():
         for shape in shapes:
             run(torch.empty(shape, device='cuda'))
     launches = [
@@ -149,21 +151,19 @@ def traced(function, *shapes: tuple[int, ...]) -> dict:
     )
 
 
-def mix(x):
-    weight = torch.zeros(64, 1, 5, 5, device='cuda')
-    return deploy.recconv(x, weight, [weight] * 3)
-
-
-def attend(qk):
-    return deploy.linear_attention(qk, qk[:, :48], 3)
+def attention(qk):
+    v = qk[:, :48]
+    return attend(qk, v, 3, v)
 
 
 def main():
     report = {name: compiled(*kernel) for name, kernel in KERNELS.items()}
     triton.runtime.driver.set_active(Driver())
-    deploy._works = lambda *_: True
-    report['recconv'] = traced(mix, (2, 64, 13, 9), (3, 64, 40, 33))
-    report['attention'] = traced(attend, (2, 96, 23, 19), (3, 96, 40, 33))
+    kernels._works = lambda *_: True
+    with FakeTensorMode() as mode, torch.device('cuda'):
+        layer = RecConv(64, 2)
+    report['recconv'] = traced(mode, layer, (2, 64, 13, 9), (3, 64, 40, 33))
+    report['attention'] = traced(mode, attention, (2, 96, 23, 19), (3, 96, 40, 33))
     print(json.dumps(report))
 
 

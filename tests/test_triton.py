@@ -5,10 +5,12 @@ import torch
 import torch.nn.functional as F
 from conftest import check, run_tool
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmrecnext.models.attention import LinearAttn
 from mmrecnext.models.recconv import RecConv
-from mmrecnext.ops import deploy
+from mmrecnext.ops import kernels
+from mmrecnext.ops.attention import attend, plain_attend, try_attend
+from mmrecnext.ops.recconv import channels_fastest, recconv, runs_on_triton
 
 pytest.importorskip('triton')
 
@@ -37,21 +39,19 @@ def random(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1) ->
     return (scale * torch.randn(shape, generator=generator)).to(DEVICE, dtype)
 
 
-def check_recconv(shape, level, kernel_size, mode, dtype, with_bias=True):
+def recconv_layer(channels: int, level: int, kernel_size: int, mode: str) -> RecConv:
+    """Return the inference form, whose last convolution has a bias."""
+    torch.manual_seed(level)
+    layer = RecConv(channels, level, kernel_size, mode)
+    layer.output_conv.bias = torch.nn.Parameter(torch.randn(channels))
+    return layer.requires_grad_(False).to(DEVICE)
+
+
+def check_recconv(shape, level, kernel_size, mode, dtype):
+    layer = recconv_layer(shape[1], level, kernel_size, mode).to(dtype)
     x = random(*shape, dtype=dtype)
-    of_kernel = (shape[1], 1, kernel_size, kernel_size)
-    down, *convs = (
-        random(level + 2, *of_kernel, dtype=dtype, scale=1 / kernel_size)
-    ).unbind()
-    bias = random(shape[1], dtype=dtype) if with_bias else None
-    result = torch.ops.mmrecnext.recconv(x, down, convs, bias, mode)
-    expected = deploy.plain_recconv(
-        x.double(),
-        down.double(),
-        [conv.double() for conv in convs],
-        None if bias is None else bias.double(),
-        mode,
-    )
+    result = recconv(x, getattr(layer, 'down', None), layer.convs, mode)
+    expected = layer.double()(x.double())
     assert result.shape == x.shape
     assert result.dtype == dtype
     assert result.is_contiguous(memory_format=torch.channels_last)
@@ -75,7 +75,7 @@ def test_recconv_covers_the_map(shape):
 
 @pytest.mark.parametrize('level', [0, 4])
 def test_recconv_of_any_level(level):
-    check_recconv((1, 4, 9, 11), level, 3, 'bilinear', torch.float32, with_bias=False)
+    check_recconv((1, 4, 9, 11), level, 3, 'bilinear', torch.float32)
 
 
 @pytest.mark.parametrize('dtype', DTYPES[1:])
@@ -83,17 +83,15 @@ def test_recconv_in_half_precision(dtype):
     check_recconv((1, 16, 9, 11), 2, 5, 'bilinear', dtype)
 
 
-def check_attention(shape, qk_channels, num_heads, dtype, scale=1, with_added=True):
+def check_attention(shape, qk_channels, num_heads, dtype, scale=1):
     n, channels, height, width = shape
     qk = random(n, qk_channels, height, width, dtype=dtype, scale=scale)
     # The first channels of a larger map, as the models with partial channels have.
     v = random(n, 4 * channels, height, width, dtype=dtype, scale=scale)
     v = v.contiguous(memory_format=torch.channels_last)[:, :channels]
-    added = random(*shape, dtype=dtype) if with_added else None
-    result = torch.ops.mmrecnext.linear_attention(qk, v, num_heads, added)
-    expected = deploy.plain_linear_attention(
-        qk.double(), v.double(), num_heads, None if added is None else added.double()
-    )
+    added = random(*shape, dtype=dtype)
+    result = torch.ops.mmrecnext.attend(qk, v, num_heads, added)
+    expected = plain_attend(qk.double(), v.double(), num_heads, added.double())
     assert result.shape == shape
     assert result.dtype == dtype
     assert difference(result, expected) < bound(dtype)
@@ -106,6 +104,7 @@ def check_attention(shape, qk_channels, num_heads, dtype, scale=1, with_added=Tr
         ((1, 32, 7, 5), 32, 1),  # queries of half the channels
         ((1, 128, 2, 3), 256, 1),
         ((1, 64, 3, 5), 128, 16),
+        ((1, 16, 5, 1), 32, 1),
     ],
 )
 def test_attention_equals_its_twin(shape, qk_channels, num_heads):
@@ -114,7 +113,7 @@ def test_attention_equals_its_twin(shape, qk_channels, num_heads):
 
 @pytest.mark.parametrize('scale', [1, 10, 100])
 def test_attention_in_half_precision(scale):
-    check_attention((1, 16, 9, 31), 32, 1, torch.float16, scale, with_added=False)
+    check_attention((1, 16, 9, 31), 32, 1, torch.float16, scale)
 
 
 @needs_gpu  # Triton's interpreter multiplies the bits of bfloat16 as if integers
@@ -137,52 +136,25 @@ def test_kernels_at_the_size_of_detection(stage, dtype):
 @needs_gpu
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_gpu_takes_the_kernels(dtype):
-    x, weight = random(1, 64, 9, 9, dtype=dtype), random(64, 1, 5, 5, dtype=dtype)
-    assert deploy.triton_is_usable([x], deploy.try_recconv, 5, 'bilinear')
-    assert deploy.triton_is_usable([x], deploy.try_linear_attention, 32, 32)
-    compiled = torch.compile(deploy.recconv, fullgraph=True, dynamic=True)
+    layer = recconv_layer(64, 1, 5, 'bilinear').to(dtype)
+    assert kernels.works(try_attend, torch.device('cuda', 0), dtype, 32, 32)
+    x = random(1, 64, 9, 9, dtype=dtype)
     with torch.no_grad():
-        eager = deploy.recconv(x, weight, [weight, weight])
-        assert torch.equal(compiled(x, weight, [weight, weight]), eager)
-
-
-@pytest.mark.parametrize(('level', 'mode'), [(0, 'nearest'), (3, 'bilinear')])
-def test_twin_is_the_layer_recconv(level, mode):
-    layer = RecConv(4, level, 5, mode)
-    down = layer.down.weight if level else None
-    x = torch.randn(2, 4, 13, 9)
-    result = deploy.recconv(x, down, [conv.weight for conv in layer.convs], None, mode)
-    assert torch.equal(result, layer(x))
-
-
-@pytest.mark.parametrize('groups', [1, 2])
-def test_twin_is_the_layer_attention(groups):
-    layer = LinearAttn(16, 2, qk_ratio=groups, qk_groups=groups).eval().double()
-    x = torch.randn(2, 16, 7, 9, dtype=torch.double)
-    result = deploy.linear_attention(layer.qk(x), x, 2, layer.pe(x))
-    torch.testing.assert_close(result, layer(x))
+        assert runs_on_triton(x, layer.down, layer.convs, layer.mode)
+        compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+        assert torch.equal(compiled(x), layer(x))
 
 
 def test_channels_fastest_saves_the_copy():
     weight = torch.randn(6, 1, 5, 5)
-    packed = deploy.channels_fastest(weight)
+    packed = channels_fastest(weight)
     assert torch.equal(packed, weight)
     taps = mmrecnext.ops.recconv_triton.taps(packed)
     assert taps.data_ptr() == packed.data_ptr()
     assert torch.equal(taps, weight.flatten(1).t())
     x = torch.randn(1, 6, 8, 8)
     expected = F.conv2d(x, weight, padding=2, groups=6)
-    assert torch.equal(F.conv2d(x, packed, padding=2, groups=6), expected)
-
-
-def test_what_no_kernel_does_is_left_to_the_twins():
-    def never(dtype: torch.dtype):
-        raise AssertionError
-
-    x = torch.zeros(1, 1, 1, 1, device='meta')
-    assert not deploy.triton_is_usable([x], never)
-    heads_of_300_channels = torch.randn(1, 600, 3, 3), torch.randn(1, 300, 3, 3)
-    assert deploy.linear_attention(*heads_of_300_channels).isfinite().all()
+    torch.testing.assert_close(F.conv2d(x, packed, padding=2, groups=6), expected)
 
 
 def test_kernel_that_fails_is_told_once(monkeypatch):
@@ -190,15 +162,46 @@ def test_kernel_that_fails_is_told_once(monkeypatch):
         raise RuntimeError('no compiler')
 
     told = []
-    monkeypatch.setattr(deploy, 'print_log', lambda text, **options: told.append(text))
+    monkeypatch.setattr(kernels, 'print_log', lambda text, **options: told.append(text))
     for kernel_size in (3, 5, 3, 5):
         device = torch.device('cpu')
-        assert not deploy.works(no_compiler, device, torch.float32, kernel_size)
+        assert not kernels.works(no_compiler, device, torch.float32, kernel_size)
     assert len(told) == 2
     assert 'no_compiler(3,) fails with Triton on cpu in torch.float32' in told[0]
     assert told[0].endswith('RuntimeError: no compiler')
 
 
 def test_triton_is_not_imported_before_it_is_used():
-    code = 'import sys, mmrecnext.ops.deploy; print("triton" in sys.modules)'
+    code = 'import sys, mmrecnext.models; print("triton" in sys.modules)'
     assert check(run_tool('-c', code)).split()[-1] == 'False'
+
+
+def test_what_the_kernels_cannot_do_is_left_to_the_layers(monkeypatch):
+    monkeypatch.setattr(kernels, '_works', lambda *_: True)
+    # Tensors that only say that they are on a GPU.
+    with FakeTensorMode(), torch.device('cuda'):
+        layer = RecConv(4, 1).requires_grad_(False)
+        x = torch.randn(1, 4, 8, 8)
+        cpu, double, empty = x.cpu(), x.double(), x[..., :0]
+
+    def is_usable(x=x, mode='bilinear'):
+        return runs_on_triton(x, layer.down, layer.convs, mode)
+
+    assert is_usable()
+    assert not is_usable(mode='transposed')
+    assert not is_usable(double)
+    assert not is_usable(empty)
+    assert not is_usable(cpu)
+    layer.convs[0].dilation = (2, 2)
+    assert not is_usable()
+    layer.convs[0].dilation = (1, 1)
+    assert is_usable()
+    layer.convs[1].weight.requires_grad_()
+    assert not is_usable()
+    with torch.no_grad():
+        assert is_usable()
+
+
+def test_wide_heads_are_left_to_plain_operators():
+    qk, v = torch.randn(1, 600, 3, 3), torch.randn(1, 300, 3, 3)
+    assert torch.equal(attend(qk, v, 1, v), plain_attend(qk, v, 1, v))

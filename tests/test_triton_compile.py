@@ -30,8 +30,8 @@ def report() -> dict:
         'nearest, bf16, sm90',
         'gather, fp32, sm80',
         'gather, bf16, sm90',
-        'attend, fp32, sm80',
-        'attend, bf16, sm90',
+        'distribute, fp32, sm80',
+        'distribute, bf16, sm90',
     ],
 )
 def test_kernel_compiles_and_fits(report, kernel):

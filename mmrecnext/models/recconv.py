@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrecnext.errors import OptionError
+from mmrecnext.ops.recconv import INTERPOLATIONS, recconv, runs_on_triton
 from mmrecnext.registry import MODELS
-
-INTERPOLATIONS = ('bilinear', 'nearest')
 
 
 def check_option(layer: nn.Module, name: str, value, valid: bool, choices: str):
@@ -181,6 +180,9 @@ class RecConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of each channel of ``x``."""
+        down = getattr(self, 'down', None)
+        if runs_on_triton(x, down, self.convs, self.mode):
+            return recconv(x, down, self.convs, self.mode)
         finer = []
         for _ in range(self.level):
             coarse, places = self.halve(x)

@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrecnext.ops.kernels import equal_or_above, triton_is_usable
+
 EPSILON = 1e-6
+HEAD_CHANNELS = (16, 32, 64, 128)  # of queries or values, as the kernels pad them
 
 
 def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
@@ -24,6 +27,20 @@ def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
         num_heads: heads that ``D`` and ``C`` are divided into.
         added: ``[N, C, H, W]``, whose memory format and dtype the result has.
     """
+    d = equal_or_above(qk.shape[1] // (2 * num_heads), HEAD_CHANNELS)
+    c = equal_or_above(v.shape[1] // num_heads, HEAD_CHANNELS)
+    if (
+        d
+        and c
+        and qk.dtype == v.dtype == added.dtype
+        and triton_is_usable([qk, v, added], try_attend, d, c)
+    ):
+        return torch.ops.mmrecnext.attend(qk, v, num_heads, added)
+    return plain_attend(qk, v, num_heads, added)
+
+
+def plain_attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
+    """Return what :func:`attend` does, by PyTorch's own operators."""
     height, width = v.shape[2:]
     pixels = height * width
     dtype = torch.promote_types(v.dtype, torch.float32)
@@ -59,3 +76,12 @@ def positive(x: Tensor) -> Tensor:
         return F.elu(x) + 1
     # On a CPU, ELU takes several times as long as an exponential and two maxima.
     return x.clamp(max=0).exp_().add_(x.clamp(min=0))
+
+
+def try_attend(dtype: torch.dtype, qk_channels: int, channels: int):
+    """Run the kernels on a small map of the current device."""
+    import mmrecnext.ops.attention_triton  # noqa: F401
+
+    qk = torch.zeros(1, 2 * qk_channels, 1, 1, dtype=dtype)
+    v = torch.zeros(1, channels, 1, 1, dtype=dtype)
+    torch.ops.mmrecnext.attend(qk, v, 1, v)

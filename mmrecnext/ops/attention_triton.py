@@ -10,8 +10,8 @@ divide before they multiply by the queries: with ``s[c]`` the mean of key channe
 
 ``a`` lies in [0, 1], and ``u``, a weighted mean of values, within their range.
 
-Importing this module imports Triton; :func:`mmrecnext.ops.deploy.linear_attention` does
-so where the kernels can run.
+Importing this module imports Triton; :func:`mmrecnext.ops.attention.attend` does so
+where the kernels can run.
 """
 
 import torch
@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-from mmrecnext.ops.deploy import EPSILON
+from mmrecnext.ops.attention import EPSILON
 
 SPAN = 256  # pixels that one program sums over
 # Largest tile of values. With 128 queries, and pixels as below, it fits registers and
@@ -84,7 +84,7 @@ def gather(
 
 
 @triton.jit(do_not_specialize=['pixels'])
-def attend(
+def distribute(
     qk_ptr,
     sums_ptr,
     added_ptr,
@@ -120,28 +120,19 @@ def attend(
 
     place = (n * pixels + pixel) * HEADS * C + head * C + c
     mask = is_pixel & (c < C)
-    if added_ptr is not None:
-        out += tl.load(added_ptr + place, mask, 0.0).to(tl.float32)
+    out += tl.load(added_ptr + place, mask, 0.0).to(tl.float32)
     tl.store(out_ptr + place, out.to(dtype), mask)
 
 
-@triton_op('mmrecnext::linear_attention', mutates_args=())
-def linear_attention(
-    qk: Tensor, v: Tensor, num_heads: int, added: Tensor | None
-) -> Tensor:
-    """Return what :func:`mmrecnext.ops.deploy.plain_linear_attention` does."""
+@triton_op('mmrecnext::attend', mutates_args=())
+def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
+    """Return what :func:`mmrecnext.ops.attention.plain_attend` does, channels-last."""
     n, channels, height, width = v.shape
     pixels = height * width
     qk = qk.contiguous(memory_format=torch.channels_last)
-    v = pixel_rows(v)
-    if added is not None:
-        added = added.contiguous(memory_format=torch.channels_last)
-    out = torch.empty(
-        v.shape,
-        dtype=v.dtype,
-        device=v.device,
-        memory_format=torch.channels_last,
-    )
+    v, stride = pixel_rows(v)
+    added = added.contiguous(memory_format=torch.channels_last)
+    out = torch.empty_like(added)
     d, c = qk.shape[1] // (2 * num_heads), channels // num_heads
     pixels_per_tile = 16 if v.dtype == torch.float32 else 64
     sizes = dict(
@@ -158,16 +149,19 @@ def linear_attention(
         (n, splits, num_heads, d, c + 1), dtype=torch.float32, device=v.device
     )
     wrap_triton(gather)[(splits, programs, n)](
-        qk, v, sums, pixels, v.stride(0), v.stride(3), SPAN=SPAN, **sizes
+        qk, v, sums, pixels, v.stride(0), stride, SPAN=SPAN, **sizes
     )
-    wrap_triton(attend)[(-(-pixels // pixels_per_tile), programs, n)](
+    wrap_triton(distribute)[(-(-pixels // pixels_per_tile), programs, n)](
         qk, sums.sum(1), added, out, pixels, EPSILON, **sizes
     )
     return out
 
 
-def pixel_rows(x: Tensor) -> Tensor:
-    """Return ``x`` with channels side by side and pixels at one distance."""
-    if x.stride(1) == 1 and x.stride(2) == x.shape[3] * x.stride(3):
-        return x
-    return x.contiguous(memory_format=torch.channels_last)
+def pixel_rows(x: Tensor) -> tuple[Tensor, int]:
+    """Return ``x`` with channels side by side, and at which distance its pixels are."""
+    height, width = x.shape[2:]
+    if x.stride(1) != 1 or (
+        height > 1 and width > 1 and x.stride(2) != width * x.stride(3)
+    ):
+        x = x.contiguous(memory_format=torch.channels_last)
+    return x, x.stride(3) if width > 1 else x.stride(2)

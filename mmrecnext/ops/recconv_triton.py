@@ -8,8 +8,8 @@ all the outputs that it touches, which stay in registers. A row of the coarse ma
 widened once, and serves the fine rows on either side. To write out the enlarged sum,
 for another kernel to convolve, would move two maps more where a level moves 2.25.
 
-Importing this module imports Triton; :func:`mmrecnext.ops.deploy.recconv` does so where
-the kernels can run.
+Importing this module imports Triton; :mod:`mmrecnext.ops.recconv` does so where the
+kernels can run.
 """
 
 import math
@@ -339,7 +339,16 @@ def recconv(
     bias: Tensor | None,
     mode: str,
 ) -> Tensor:
-    """Return what :func:`mmrecnext.ops.deploy.plain_recconv` does, channels-last."""
+    """Return what :class:`mmrecnext.models.recconv.RecConv` does, channels-last.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        down: weight ``[C, 1, K, K]`` of the convolution that halves the map; unused at
+            level 0.
+        convs: a weight ``[C, 1, K, K]`` per level, the coarsest first.
+        bias: ``[C]``, of the last convolution.
+        mode: how maps are enlarged, ``bilinear`` or ``nearest``.
+    """
     x = x.contiguous(memory_format=torch.channels_last)
     finer = []
     for _ in convs[1:]:
