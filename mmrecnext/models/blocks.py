@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mmrecnext.archs import NUM_STAGES, Arch
 from mmrecnext.fusion import conv_of, conv_then_norm, norm_then_conv
 from mmrecnext.ops.conv import conv_add, conv_gelu
+from mmrecnext.ops.depthwise import DepthwiseConv2d
+from mmrecnext.ops.recompute import lean, same
 from mmrecnext.registry import MODELS
 
 
@@ -55,7 +57,8 @@ class ConvNorm(nn.Sequential):
         bias: bool,
     ):
         super().__init__()
-        self.conv = nn.Conv2d(
+        conv = DepthwiseConv2d if groups == in_channels else nn.Conv2d
+        self.conv = conv(
             in_channels,
             out_channels,
             kernel_size,
@@ -82,11 +85,9 @@ class ChannelMixer(nn.Sequential):
             ConvNorm(hidden, channels, **layers),
         )
 
-    def forward(self, x: Tensor, residual: Tensor, drop_path: nn.Module) -> Tensor:
-        """Mix the channels of ``x`` and add them, or at times none, to ``residual``."""
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Mix the channels of ``x`` and add them to ``residual``."""
         expand, _, project = self
-        if self.training or isinstance(expand, ConvNorm):
-            return residual + drop_path(super().forward(x))
         return conv_add(conv_gelu(x, expand), project, residual)
 
 
@@ -111,6 +112,8 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Reduce ``[N, C, H, W]`` by the product of the strides."""
+        if self.training:
+            return lean(same, (), self.stem, x)[0]
         layers = list(self.stem)
         for conv, gelu in zip_longest(layers[::2], layers[1::2]):
             x = conv(x) if gelu is None else conv_gelu(x, conv)
@@ -127,7 +130,7 @@ class Downsample(nn.Module):
         narrow, wide = arch.dims[stage - 1 : stage + 1]
         kernel, groups = arch.downsample_kernel, gcd(narrow, wide)
         if arch.downsample_norm:
-            self.token_mixer = nn.Conv2d(
+            self.token_mixer = DepthwiseConv2d(
                 narrow, wide, kernel, stride, kernel // 2, groups=groups
             )
             self.norm = build_norm(layers['norm_cfg'], wide)
@@ -139,8 +142,16 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``[N, C, H, W]`` into ``[N, C', ceil(H / stride), ...]``."""
+        if not self.training:
+            return self.channel_mixer(*self.reduce(x))
+        modules = (self.token_mixer, self.norm)
+        mixed, x = lean(self.reduce, modules, self.channel_mixer, x)
+        return x + self.drop_path(mixed)
+
+    def reduce(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the smaller map, once to mix its channels and once to add."""
         x = self.norm(self.token_mixer(x))
-        return self.channel_mixer(x, x, self.drop_path)
+        return x, x
 
     def fold_norm(self):
         """Merge the norm into the convolution before it, for inference."""
@@ -160,7 +171,11 @@ class RepMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix neighbouring pixels of ``x``."""
-        return self.lk(x) + self.sk(x) + x
+        return lean(self.mix, (self.lk, self.sk), (), x)[0]
+
+    def mix(self, x: Tensor) -> tuple[Tensor]:
+        """Return the sum of the branches."""
+        return (self.lk(x) + self.sk(x) + x,)
 
     def fused(self) -> nn.Conv2d:
         """Return one 3x3 convolution that does the same in inference."""
@@ -216,13 +231,23 @@ class Block(nn.Module):
             The map, of the same shape, and the channels for later blocks to reuse.
         """
         x = self.rep_mixer(x)
+        reused: tuple[Tensor, ...] = ()
         if isinstance(self.token_mixer, SharedChannels):
-            mixed, attended = self.token_mixer(x, attended), ()
-        else:
-            mixed = self.token_mixer(x)
-            if self.shares:
-                attended = (*attended, mixed[:, : self.token_mixer.split[0]])
-        return self.channel_mixer(self.norm(mixed), x, self.drop_path), attended
+            reused, attended = attended, ()
+        if not self.training:
+            mixed, *new = self.mix_tokens(x, *reused)
+            return self.channel_mixer(mixed, x), (*attended, *new)
+        modules = (self.token_mixer, self.norm)
+        mixed, *new = lean(self.mix_tokens, modules, self.channel_mixer, x, *reused)
+        return x + self.drop_path(mixed), (*attended, *new)
+
+    def mix_tokens(self, x: Tensor, *attended: Tensor) -> tuple[Tensor, ...]:
+        """Return the mixed map, and what later blocks are to reuse of it, if any."""
+        if isinstance(self.token_mixer, SharedChannels):
+            return (self.norm(self.token_mixer(x, attended)),)
+        mixed = self.token_mixer(x)
+        new = [mixed[:, : self.token_mixer.split[0]]] if self.shares else []
+        return self.norm(mixed), *new
 
     def fold_norm(self):
         """Merge the norm into the 1x1 convolution behind it, for inference."""

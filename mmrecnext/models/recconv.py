@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrecnext.errors import OptionError
+from mmrecnext.ops.depthwise import DepthwiseConv2d
 from mmrecnext.ops.recconv import INTERPOLATIONS, recconv, runs_on_triton
 from mmrecnext.registry import MODELS
 
@@ -46,7 +47,7 @@ def grouped_conv(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
 ) -> nn.Conv2d:
     """Return the convolution of most groups, which keeps ``ceil(size / stride)``."""
-    return nn.Conv2d(
+    return DepthwiseConv2d(
         in_channels,
         out_channels,
         kernel_size,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -20,6 +20,7 @@ from mmrecnext.checkpoint import load_pretrained
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.fusion import fold_outer_norms
 from mmrecnext.models.blocks import Block, Downsample, Stem, dilate
+from mmrecnext.ops.recompute import constant_running_stats
 from mmrecnext.registry import MODELS
 
 # MMSegmentation hands the `pretrained` of a segmentor on to its backbone.
@@ -87,20 +88,6 @@ def recomputed(block: nn.Module) -> Callable:
         use_reentrant=False,
         context_fn=lambda: (nullcontext(), constant_running_stats(block)),
     )
-
-
-@contextmanager
-def constant_running_stats(module: nn.Module) -> Iterator[None]:
-    """Keep batch norms from counting a batch again when it is recomputed."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
-        yield
-    finally:
-        for norm, state in zip(norms, saved, strict=True):
-            norm.momentum, norm.num_batches_tracked = state
 
 
 @MMENGINE_MODELS.register_module()
