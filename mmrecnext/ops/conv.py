@@ -21,12 +21,12 @@ def conv_gelu(x: Tensor, conv: nn.Module) -> Tensor:
     return F.gelu(conv(x))
 
 
-def conv_add(x: Tensor, conv: nn.Conv2d, other: Tensor) -> Tensor:
+def conv_add(x: Tensor, conv: nn.Module, other: Tensor) -> Tensor:
     """Return ``conv(x) + other``.
 
     Args:
         x: ``[N, C, H, W]``.
-        conv: a convolution.
+        conv: a convolution, by itself or with a norm of its own.
         other: of the shape of the result.
     """
     if runs_on_onednn(x, conv):
