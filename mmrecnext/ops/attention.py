@@ -7,8 +7,10 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mmrecnext.ops.kernels import equal_or_above, triton_is_usable
+from mmrecnext.ops.recompute import is_eager_training
 
 EPSILON = 1e-6
 HEAD_CHANNELS = (16, 32, 64, 128)  # of queries or values, as the kernels pad them
@@ -72,10 +74,33 @@ def by_pixel(x: Tensor, *groups: int) -> Tensor:
 
 def positive(x: Tensor) -> Tensor:
     """Return ``elu(x) + 1``, which is above 0."""
-    if torch.is_grad_enabled():
-        return F.elu(x) + 1
-    # On a CPU, ELU takes several times as long as an exponential and two maxima.
+    if is_eager_training():
+        return _Positive.apply(x)
+    return F.elu(x) + 1 if torch.is_grad_enabled() else exp_or_line(x)
+
+
+def exp_or_line(x: Tensor) -> Tensor:
+    """Return ``exp(x)`` below 0 and ``x + 1`` above, exact for small results too.
+
+    On a CPU, ELU takes several times as long as an exponential and two maxima.
+    """
     return x.clamp(max=0).exp_().add_(x.clamp(min=0))
+
+
+class _Positive(torch.autograd.Function):
+    """``elu(x) + 1``, whose slope is itself, and 1 at most."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = exp_or_line(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (y,) = ctx.saved_tensors
+        return y.clamp(max=1).mul_(grad)
 
 
 def try_attend(dtype: torch.dtype, qk_channels: int, channels: int):
