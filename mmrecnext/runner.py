@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, RUNNERS
+from mmengine.optim import OptimWrapper
+from mmengine.registry import HOOKS, OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 
 from mmrecnext.checkpoint import explained_misfit
@@ -46,6 +48,21 @@ class SeedHook(Hook):
         """Mix seed, rank and step into 32 bits."""
         sequence = np.random.SeedSequence([runner.seed, runner.rank, step])
         return int(sequence.generate_state(1)[0])
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAmpOptimWrapper(OptimWrapper):
+    """Trains in automatic mixed precision on a CPU, which MMEngine's own refuses to.
+
+    The low precision is bfloat16, whose range is that of single precision: there is
+    no loss to scale.
+    """
+
+    @contextmanager
+    def optim_context(self, model: torch.nn.Module) -> Iterator[None]:
+        """Compute losses in mixed precision."""
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
 
 
 @HOOKS.register_module()

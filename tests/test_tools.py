@@ -111,6 +111,18 @@ class TestPublishedSegmentation:
         assert 'mIoU: ' in log
         assert (work_dir / 'iter_2.pth').is_file()
 
+    def test_trains_in_mixed_precision(self, segmentor, tmp_path):
+        if torch.cuda.is_available():
+            pytest.skip('on a GPU, fp16 may skip steps')
+        _, options, log = segmentor
+        options = ['--work-dir', tmp_path, *options, 'train_cfg.max_iters=1']
+        index = options.index('--work-dir', 1)
+        del options[index : index + 2]
+        own = check(run_tool('tools/train.py', SEG, '--amp', *options))
+        assert 'CPUAmpOptimWrapper' in own
+        assert losses(own)[0] == pytest.approx(losses(log)[0], rel=0.02)
+        assert losses(own)[0] != losses(log)[0]
+
     def test_resumes(self, segmentor):
         work_dir, options, _ = segmentor
         options = [*options, 'train_cfg.max_iters=4']
@@ -338,10 +350,11 @@ class TestBadInput:
         message = fails('train', *args, '--cfg-options', 'model.backbone.init_cfg=None')
         assert re.search(r'would execute code \(\S*print\)', message)
 
-    def test_amp_without_gpu(self, fails, coco):
+    def test_fp16_without_gpu(self, fails, coco):
         if torch.cuda.is_available():
             pytest.skip('there is a GPU')
-        assert 'needs a GPU' in fails('train', DET, '--data-root', coco, '--amp')
+        args = ('--data-root', coco, '--amp-dtype', 'fp16')
+        assert 'needs a GPU' in fails('train', DET, *args)
 
     def test_inputs_of_inference(self, fails, tmp_path):
         (tmp_path / 'empty').mkdir()

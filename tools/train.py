@@ -18,6 +18,8 @@ from mmrecnext.cli import (
 )
 from mmrecnext.errors import ConfigError
 
+AMP_DTYPES = {'bf16': 'bfloat16', 'fp16': 'float16'}
+
 
 def parse_args() -> argparse.Namespace:
     """Read the command line; the flags are MMDetection's."""
@@ -28,7 +30,14 @@ def parse_args() -> argparse.Namespace:
     add_config_arguments(parser)
     add_runner_arguments(parser)
     parser.add_argument(
-        '--amp', action='store_true', help='train in automatic mixed precision'
+        '--amp',
+        action='store_true',
+        help='train in automatic mixed precision, fp16 on a GPU and bf16 on a CPU',
+    )
+    parser.add_argument(
+        '--amp-dtype',
+        choices=AMP_DTYPES,
+        help='the same, in the precision named; fp16 takes a GPU',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -51,8 +60,8 @@ def main():
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     prepare(cfg, args, splits=('train', 'val'))
-    if args.amp:
-        use_amp(cfg)
+    if args.amp or args.amp_dtype:
+        use_amp(cfg, args.amp_dtype)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError('--auto-scale-lr: set auto_scale_lr.base_batch_size')
@@ -73,20 +82,30 @@ def resume(cfg: Config, checkpoint: str):
     cfg.load_from = checkpoint
 
 
-def use_amp(cfg: Config):
-    """Wrap the optimizer for mixed precision, whatever wrapper the config has."""
-    if not torch.cuda.is_available():
-        raise ConfigError('--amp needs a GPU; train without it')
-    if cfg.optim_wrapper.get('type', 'OptimWrapper') not in (
-        'OptimWrapper',
-        'AmpOptimWrapper',
-    ):
+def use_amp(cfg: Config, dtype: str | None):
+    """Wrap the optimizer for mixed precision, whatever wrapper the config has.
+
+    Args:
+        cfg: config to change.
+        dtype: a key of ``AMP_DTYPES``; None for what MMEngine takes by itself.
+    """
+    wrapper = cfg.optim_wrapper
+    if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ConfigError(
-            f'--amp: the optimizer is wrapped by {cfg.optim_wrapper.type}; '
+            f'--amp: the optimizer is wrapped by {wrapper.type}; '
             'it can only take the place of OptimWrapper'
         )
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if torch.cuda.is_available():
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
+        if dtype:
+            wrapper.dtype = AMP_DTYPES[dtype]
+        return
+    if dtype == 'fp16':
+        raise ConfigError('--amp-dtype fp16 needs a GPU; a CPU trains in bf16')
+    for option in ('loss_scale', 'dtype', 'use_fsdp'):
+        wrapper.pop(option, None)
+    wrapper.type = 'CPUAmpOptimWrapper'
 
 
 if __name__ == '__main__':
