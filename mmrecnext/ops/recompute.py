@@ -51,12 +51,16 @@ def lean(
         RuntimeError: in the backward pass, if asked for gradients of gradients.
     """
     layers = parse(chain)
-    if layers is None or not is_eager_training():
+    device = inputs[0].device.type
+    if (
+        layers is None
+        or not is_eager_training()
+        or not torch.amp.is_autocast_available(device)  # as on the meta device
+    ):
         first, *rest = before(*inputs)
         for step in chain:
             first = step(first)
         return first, *rest
-    device = inputs[0].device.type
     call = _Call(
         before,
         modules,
