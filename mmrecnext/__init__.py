@@ -8,14 +8,14 @@ from functools import partial
 from importlib import import_module
 
 from mmrecnext.archs import ARCHS
-from mmrecnext.checkpoint import allow_mmengine_checkpoints, register_loaders
+from mmrecnext.checkpoint import allow_common_checkpoints, register_loaders
 from mmrecnext.deferred import after_import
 from mmrecnext.mmcv_ext import install as back_mmcv
 from mmrecnext.registry import offer_to_mmengine
 from mmrecnext.version import __version__
 
 back_mmcv()
-allow_mmengine_checkpoints()
+allow_common_checkpoints()
 offer_to_mmengine()
 after_import('mmengine.model', partial(import_module, 'mmrecnext.models'))
 after_import('mmengine.runner.checkpoint', register_loaders)

@@ -184,6 +184,8 @@ def get_arch(arch: str | Mapping) -> Arch:
     made = replace(made, mixers=tuple(merge_mixer(old, mixer) for old in made.mixers))
     for new in made.mixers:
         check_mixer(new, made)
+    if made.share_every:
+        check_sharing(made)
     return made
 
 
@@ -213,6 +215,26 @@ def check_mixer(mixer: Mapping, arch: Arch):
     if not arch.mixer_norm and 'norm_cfg' not in options:
         raise OptionError(
             f'the mixer {name} has no norms of its own: set `mixer_norm=True`'
+        )
+
+
+def check_sharing(arch: Arch):
+    """Check that blocks of the last stage hand on what fills all channels of another.
+
+    Each passes on the channels that it mixes, one of ``ratio``.
+    """
+    mixer, givers = arch.mixers[-1], arch.share_every - 1
+    ratio = mixer_options(mixer['type']).get('ratio')
+    if givers < 1 or not ratio or mixer.get('ratio', ratio.default) != givers:
+        raise OptionError(
+            f'arch: `share_every` {arch.share_every} needs, in the last stage, a mixer '
+            f'of some of the channels with `ratio` {givers}, such as PartialChannels, '
+            f'got {dict(mixer)}: set `share_every=0`'
+        )
+    if arch.dims[-1] % givers:
+        raise OptionError(
+            f'arch: with `share_every` {arch.share_every}, the last of `dims` is '
+            f'divisible by {givers}, got {arch.dims[-1]}'
         )
 
 

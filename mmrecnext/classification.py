@@ -22,17 +22,16 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from mmrecnext.archs import ARCHS
-from mmrecnext.checkpoint import unwrap
+from mmrecnext.checkpoint import named_weights
+from mmrecnext.checkpoint.fit import FOR_INFERENCE, check_fit, fuse_like, is_fused
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.fusion import affine, fuse_conv_norms
 from mmrecnext.models import RecNeXt
-from mmrecnext.pretrained import PRETRAINED, Pretrained, get_pretrained
+from mmrecnext.pretrained import INPUT_SIDE, PRETRAINED, Pretrained, get_pretrained
 
 __all__ = ['RecNeXtClassifier', 'load_classifier', 'replace_batchnorm']
 
-INPUT_SIDE = 224
 POOLINGS = ('avg', '')
-SHOWN_KEYS = 3
 
 FIRST_CONV = 'stem.stem.0.conv'
 CLASSIFIERS = ('head.head.linear', 'head.head_dist.linear')
@@ -282,27 +281,17 @@ def replace_batchnorm(model: nn.Module):
     fuse_conv_norms(model)
 
 
-def classifier_weights(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Take the weights out of a published file or a checkpoint of training.
-
-    Args:
-        checkpoint: the weights, by themselves or under ``state_dict`` or ``model``.
-    """
-    weights = unwrap(checkpoint)
-    return {key.removeprefix('module.'): value for key, value in weights.items()}
-
-
 def checkpoint_filter_fn(checkpoint: Mapping[str, Any], model: nn.Module) -> dict:
     """Give timm the weights in ``checkpoint``.
 
     Raises:
         CheckpointError: where they are fused, unlike the model.
     """
-    weights = classifier_weights(checkpoint)
-    if 'head.weight' in weights and isinstance(model.head, Head):
+    weights = named_weights(checkpoint)
+    if is_fused(weights) and isinstance(model.head, Head):
         raise CheckpointError(
-            'these weights are fused, for inference only: take the training checkpoint '
-            '(.pth or safetensors) of the same model'
+            f'these are {FOR_INFERENCE}. Take the training checkpoint (.pth or '
+            'safetensors) of the same model'
         )
     return weights
 
@@ -312,9 +301,8 @@ def load_classifier(name: str, checkpoint: str | None = None) -> RecNeXtClassifi
 
     Args:
         name: a model, such as ``recnext_m3`` or ``recnext_m3.base_300e_in1k``.
-        checkpoint: path or URL; by default the published weights. The classes and the
-            channels of the images are as many as in the file, and it is fused if the
-            file is.
+        checkpoint: what :func:`~mmrecnext.checkpoint.load_pretrained` takes; by default
+            the published weights.
 
     Raises:
         OptionError: for a model of unknown name.
@@ -322,43 +310,38 @@ def load_classifier(name: str, checkpoint: str | None = None) -> RecNeXtClassifi
     """
     published = get_pretrained(name)
     checkpoint = checkpoint or published.url
-    weights = classifier_weights(
-        CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
-    )
-    fused = FUSED_ENDS[1] in weights
-    stem, head = FUSED_ENDS if fused else ENDS
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
+    return classifier_of(named_weights(loaded), published.arch, checkpoint)
+
+
+def classifier_of(
+    weights: Mapping[str, Tensor], arch: str, source: str
+) -> RecNeXtClassifier:
+    """Build the classifier that some weights are of, for inference.
+
+    Args:
+        weights: by key. The classes and the channels of the images are as many as in
+            them, and it is fused if they are.
+        arch: the model, a name in ``ARCHS``.
+        source: where the weights come from.
+
+    Raises:
+        CheckpointError: where they are not those of such a classifier.
+    """
+    stem, head = FUSED_ENDS if is_fused(weights) else ENDS
     if not {stem, head} <= weights.keys():
         raise CheckpointError(
-            f'{checkpoint} holds no RecNeXt classifier: it lacks {stem} or {head}'
+            f'{source} holds no RecNeXt classifier: it lacks {stem} or {head}'
         )
     model = create_model(
-        f'recnext_{published.arch}',
+        f'recnext_{arch}',
         num_classes=len(weights[head]),
         in_chans=weights[stem].size(1),
     ).eval()
-    if fused:
-        replace_batchnorm(model)
-    if misfits := _misfits(model.state_dict(), weights):
-        raise CheckpointError(
-            f'{checkpoint} does not fit recnext_{published.arch}: '
-            f'{len(misfits)} weights differ, such as '
-            f'{", ".join(misfits[:SHOWN_KEYS])}'
-        )
+    fuse_like(model, weights)
+    check_fit(model, weights, source)
     model.load_state_dict(weights)
     return model
-
-
-def _misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    """Name the weights that are missing, left over or of another shape."""
-
-    def shape(of: Mapping[str, Tensor], key: str) -> str:
-        return str(list(of[key].shape)) if key in of else 'none'
-
-    return [
-        f'{key} (model: {shape(own, key)}, file: {shape(weights, key)})'
-        for key in sorted(own.keys() | weights.keys())
-        if shape(own, key) != shape(weights, key)
-    ]
 
 
 def _cfg(weights: Pretrained) -> dict:

@@ -11,6 +11,11 @@ from mmrecnext.errors import OptionError
 
 RELEASES = 'https://github.com/suous/RecNeXt/releases/download'
 HUB_OWNER = 'suous'
+HUB_PREFIXES = ('hf-hub:', 'hf_hub:')
+"""How timm marks a repository on the hub."""
+
+INPUT_SIDE = 224
+"""Of the images, in pixels, that all figures are of."""
 
 TAGS = {'dist_300e_in1k': 'distill_300e', 'base_300e_in1k': 'without_distill_300e'}
 """How the hub names a recipe (ImageNet-1k, 300 epochs), by how its files name it."""
@@ -111,12 +116,14 @@ def get_pretrained(name: str) -> Pretrained:
 
     Args:
         name: such as ``recnext_m3.dist_300e_in1k``; the owner on the hub may precede
-            it, ``recnext_`` be left out, and so may the tag.
+            it, and ``hf-hub:`` that; ``recnext_`` may be left out, and so may the tag.
 
     Raises:
         OptionError: for an unknown model or tag, naming the valid ones.
     """
-    short = name.removeprefix(f'{HUB_OWNER}/').removeprefix('recnext_')
+    short = name
+    for prefix in (*HUB_PREFIXES, f'{HUB_OWNER}/', 'recnext_'):
+        short = short.removeprefix(prefix)
     arch, _, tag = short.partition('.')
     if arch not in FIGURES:
         raise OptionError(

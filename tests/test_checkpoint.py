@@ -1,14 +1,19 @@
+import sys
+from argparse import Namespace
+
 import numpy as np
 import pytest
 import torch
-from conftest import golden_input, golden_weights
+from conftest import golden_input, golden_tensor, golden_weights
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
-from test_recnext import TINY
+from safetensors.torch import save_file
+from test_recnext import SERIES, TINY
 
 from mmrecnext import RecNeXt
 from mmrecnext.checkpoint import backbone_weights
 from mmrecnext.errors import CheckpointError
+from mmrecnext.fusion import count_norms, fuse_conv_norms
 
 
 class RunsCode:
@@ -44,6 +49,13 @@ def with_prefix(weights, prefix):
 
 
 FORMS = {
+    'compiled': lambda w: {'model': with_prefix(w, 'module._orig_mod.')},
+    'averages of timm': lambda w: {
+        'state_dict': w,
+        'state_dict_ema': {k: v + 1 for k, v in w.items()},
+        'args': Namespace(lr=1e-3, output='out'),
+    },
+    'averages alone': lambda w: {'model_ema': w},
     'published': lambda w: {'model': w, 'epoch': 299},
     'bare': lambda w: w,
     'data parallel': lambda w: {'state_dict': with_prefix(w, 'module.')},
@@ -52,6 +64,20 @@ FORMS = {
         'state_dict': {
             **with_prefix({k: v for k, v in w.items() if 'head' not in k}, 'backbone.'),
             'neck.lateral_convs.0.conv.weight': torch.zeros(1),
+        },
+    },
+    'averages of mmcv 1': lambda w: {
+        'state_dict': {
+            **with_prefix(w, 'module.backbone.'),
+            **{f'ema_backbone_{k.replace(".", "_")}': v + 1 for k, v in w.items()},
+        },
+        'optimizer': {'state': {}, 'param_groups': [{'betas': (0.9, 0.999)}]},
+    },
+    'averages of mmengine': lambda w: {
+        'state_dict': with_prefix(w, 'backbone.'),
+        'ema_state_dict': {
+            'steps': torch.tensor(9),
+            **{f'module.backbone.{k}': v + 1 for k, v in w.items()},
         },
     },
 }
@@ -126,9 +152,56 @@ def test_misfits_are_errors(spoil, message, m0, save):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_the_right_model_is_named(m0, save):
-    with pytest.raises(CheckpointError, match='These are weights of m0, this is m1'):
-        load(save({'model': m0}), 'm1')
+@pytest.mark.parametrize(
+    ('arch', 'options', 'message'),
+    [
+        ('m1', {}, 'These are weights of m0, this is m1'),
+        ('m1', dict(out_indices=(1,)), 'These are weights of m0, this is m1'),
+        ('m1', dict(deploy=True), 'These are weights of m0, this is m1'),
+        (dict(base='m0', depths=(2, 2, 9, 2)), {}, 'of m0, this is another model'),
+    ],
+)
+def test_the_right_model_is_named(arch, options, message, m0, save):
+    with pytest.raises(CheckpointError, match=message):
+        load(save({'model': m0}), arch, **options)
+
+
+def test_a_spoilt_file_is_likened_to_its_model(m0, save):
+    renamed(weights := dict(m0))
+    with pytest.raises(CheckpointError, match='look like weights of m0, this is m1'):
+        load(save(weights), 'm1')
+    with pytest.raises(CheckpointError) as error:
+        load(save(weights), 'm0')
+    assert 'weights of' not in str(error.value)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('series', SERIES)
+@pytest.mark.parametrize('form', ['training', 'fused', 'deployed'])
+def test_deployed_backbone_takes_any_form(form, series, save):
+    model = RecNeXt(SERIES[series], in_channels=4, out_indices=(0, 2)).eval()
+    for key, value in model.state_dict().items():
+        value.copy_(golden_tensor(key, value.shape))
+    image = torch.randn(1, 4, 64, 96)
+    expected = model(image)
+    if form != 'training':
+        fuse_conv_norms(model)
+    if form == 'deployed':
+        model.switch_to_deploy()
+    options = dict(in_channels=4, out_indices=(0, 2), deploy=True)
+    deployed = load(save(model.state_dict()), SERIES[series], **options)
+    assert deployed.deployed and count_norms(deployed) == 0
+    for x, y in zip(deployed(image), expected, strict=True):
+        assert (x - y).abs().max() <= 1e-5 * y.std()
+
+
+def test_norms_are_merged_as_the_backbone_says(m0, save):
+    norm_cfg = dict(type='SyncBN', eps=0.1)
+    trained = load(save(m0), norm_cfg=norm_cfg).eval()
+    deployed = load(save(m0), norm_cfg=norm_cfg, deploy=True)
+    with torch.no_grad():
+        x, y = deployed(golden_input())[3], trained(golden_input())[3]
+    assert (x - y).abs().max() <= 1e-5 * y.std()
 
 
 def test_no_weights(save):
@@ -169,6 +242,24 @@ def test_other_file(tmp_path):
         load(str(tmp_path / 'page.pth'))
 
 
+def test_truncated_safetensors(m0, tmp_path):
+    save_file(m0, tmp_path / 'whole.safetensors')
+    whole = (tmp_path / 'whole.safetensors').read_bytes()
+    for size in (0, 5, 1000, len(whole) - 1):
+        (tmp_path / 'part.safetensors').write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match=r'is broken or cut short \(\d+ byte'):
+            load(str(tmp_path / 'part.safetensors'))
+    (tmp_path / 'whole.bin').write_bytes(whole)  # the content tells, not the name
+    assert load(str(tmp_path / 'whole.bin')).is_init
+
+
+def test_missing_package_for_safetensors(m0, tmp_path, monkeypatch):
+    save_file(m0, tmp_path / 'm0.safetensors')
+    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    with pytest.raises(CheckpointError, match='pip install safetensors'):
+        load(str(tmp_path / 'm0.safetensors'))
+
+
 @pytest.mark.parametrize('zipped', [True, False])
 def test_code_is_refused_and_not_run(zipped, tmp_path, capfd):
     file = tmp_path / 'bomb.pth'
@@ -189,14 +280,6 @@ def test_getattr_reaches_only_log_histories(tmp_path):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'reach.pth'))
 
 
-def test_torchscript_is_refused_for_training(tmp_path):
-    torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / 'fused.pt')
-    with pytest.raises(
-        CheckpointError, match=r'TorchScript archive.*training checkpoint'
-    ):
-        load(str(tmp_path / 'fused.pt'))
-
-
 def test_log_histories_load(save):
     history = HistoryBuffer([1.0, 2.0, 3.0], [1, 1, 1])
     file = save({'meta': {'score': np.float64(0.5)}, 'history': history})
@@ -204,6 +287,14 @@ def test_log_histories_load(save):
     assert loaded['history'].mean() == 2
     assert loaded['history'].statistics('max') == 3
     assert loaded['meta']['score'] == 0.5
+
+
+def test_config_text_is_not_kept(save):
+    """MMEngine executes it on resuming."""
+    meta = {'epoch': 3, 'config': 'raise SystemExit'}
+    file = save({'state_dict': {'x': torch.ones(1)}, 'meta': meta})
+    loaded = CheckpointLoader.load_checkpoint(file, 'cpu', 'silent')
+    assert loaded['meta'] == {'epoch': 3}
 
 
 def test_head_is_left_out(m0):

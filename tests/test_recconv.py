@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from torch import nn
 
 from mmrecnext import ARCHS, RecNeXt
 from mmrecnext.archs import get_arch
@@ -317,20 +316,6 @@ def test_can_be_traced(operator):
     traced = torch.jit.trace(layer, random_map(1, 8, 16, 32))
     x = random_map(2, 8, 13, 18)
     assert torch.allclose(traced(x), layer(x))
-
-
-@every_operator
-@torch.no_grad()
-def test_output_conv_takes_what_follows(operator):
-    layer = build(operator)
-    x = random_map(1, 8, 13, 18)
-    expected = 2 * layer(x) + 1
-    if layer.output_conv is None:
-        assert operator.startswith('RecConvRecurrent')
-        return
-    layer.output_conv.weight *= 2
-    layer.output_conv.bias = nn.Parameter(torch.ones(8, dtype=x.dtype))
-    assert torch.allclose(layer(x), expected)
 
 
 @every_operator

@@ -267,6 +267,28 @@ def test_bad_options(options, error, message):
         RecNeXt(**options)
 
 
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(mixer=dict(type='LinearAttn')), 'PartialChannels.*set `share_every=0`'),
+        (dict(mixer=dict(type='PartialChannels', ratio=2)), '`ratio` 4'),
+        (dict(share_every=4), '`ratio` 3'),
+        (dict(share_every=1), 'share_every'),
+        (dict(dims=(16, 32, 64, 102)), 'divisible by 4'),
+    ],
+    ids=str,
+)
+def test_channels_that_cannot_be_shared(settings, message):
+    with pytest.raises(OptionError, match=message):
+        RecNeXt(dict(base='t_share_channel', **settings))
+
+
+def test_another_mixer_without_sharing():
+    mixer = dict(type='LinearAttn')
+    settings = dict(SERIES['t_share_channel'], share_every=0, mixer=mixer)
+    assert len(RecNeXt(settings).eval()(batch())) == 4
+
+
 @pytest.mark.parametrize('shape', [(3, 64, 64), (1, 1, 64, 64), (1, 3, 0, 64)], ids=str)
 def test_impossible_images(shape):
     with pytest.raises(ValueError, match=r'\[N, 3, H, W\]'):

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
-from mmrecnext.classification import (
-    INPUT_SIDE,
-    RecNeXtClassifier,
-    load_classifier,
-    replace_batchnorm,
-)
+from mmrecnext.checkpoint.convert import write
+from mmrecnext.checkpoint.fit import is_fused
+from mmrecnext.classification import RecNeXtClassifier, load_classifier
 from mmrecnext.cli import run
 from mmrecnext.errors import CheckpointError
 
 HASH_LENGTH = 8
+RELEASED = {'.pth': 'published', '.safetensors': 'safetensors', '_fused.pt': 'fused'}
+"""Forms by how their files end; the last one leaves the model fused."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,9 +39,7 @@ def parse_args() -> argparse.Namespace:
 def main():
     """Write the three files and name them."""
     args = parse_args()
-    # timm and the authors' scripts keep their command line beside the weights.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        model = load_classifier(args.model, args.checkpoint)
+    model = load_classifier(args.model, args.checkpoint)
     for file in publish(model, Path(args.out)):
         print(file)
 
@@ -64,30 +57,15 @@ def publish(model: RecNeXtClassifier, out: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: for a model that is fused already.
     """
-    weights = model.state_dict()
-    if 'head.weight' in weights:
+    if is_fused(model.state_dict()):
         raise CheckpointError(
             'the weights are fused already: publish the checkpoint of training'
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-
-    file = out.with_name(f'{out.name}.pth')
-    torch.save({'model': weights}, file)
-    yield add_hash(file)
-
-    file = out.with_name(f'{out.name}.safetensors')
-    save_file(weights, file, metadata={'format': 'pt'})
-    yield add_hash(file)
-
-    file = out.with_name(f'{out.name}_fused.pt')
-    replace_batchnorm(model)
-    image = torch.zeros(1, model.in_chans, INPUT_SIDE, INPUT_SIDE)
-    with torch.no_grad(), warnings.catch_warnings():
-        # Of the check of sizes and the order of products, which no result depends on.
-        warnings.simplefilter('ignore', torch.jit.TracerWarning)
-        # Unchecked, for the check compiles kernels, half a minute of some models.
-        torch.jit.trace(model, image, check_trace=False).save(str(file))
-    yield add_hash(file)
+    for end, form in RELEASED.items():
+        file = out.with_name(out.name + end)
+        write(model, form, file)
+        yield add_hash(file)
 
 
 def add_hash(file: Path) -> Path:

@@ -4,9 +4,6 @@ All are ``[N, channels, H, W]`` in and out, for any ``H`` and ``W`` of 1 or more
 are built from ``channels``, ``level`` and ``kernel_size``. In their formulas, ``f[l]``
 is the map after ``l`` halvings, each to ``ceil(size / 2)``, and ``L`` is ``level``.
 
-The attribute ``output_conv`` is the convolution whose output is that of the layer, into
-which a norm that follows can be folded; it is None where there is no such convolution.
-
 Source: RecNeXt (https://github.com/suous/RecNeXt).
 """
 
@@ -128,9 +125,6 @@ class RecConv(nn.Module):
             - ``unpool``: by the maximum of 2x2 pixels, and by putting each value where
               the maximum was and zeros elsewhere.
 
-    Attributes:
-        output_conv (nn.Conv2d): the last convolution.
-
     Raises:
         OptionError: for an impossible value of an option.
 
@@ -159,11 +153,6 @@ class RecConv(nn.Module):
         self.convs = nn.ModuleList(
             grouped_conv(channels, channels, kernel_size) for _ in range(level + 1)
         )
-
-    @property
-    def output_conv(self) -> nn.Conv2d:
-        """The last convolution."""
-        return self.convs[-1]
 
     def halve(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the next coarser map, and where its values stood if that matters."""
@@ -235,11 +224,6 @@ class ChannelHalvingRecConv(nn.Module):
             grouped_conv(c, c, kernel_size) for c in (*coarsest_first, channels)
         )
 
-    @property
-    def output_conv(self) -> nn.Conv2d:
-        """The last convolution."""
-        return self.convs[-1]
-
 
 @MODELS.register_module()
 class RecConvGroups(ChannelHalvingRecConv):
@@ -256,9 +240,6 @@ class RecConvGroups(ChannelHalvingRecConv):
         level: how many times the map and its channels are halved, 0 or more.
         kernel_size: side of the kernels, an odd number; of the transposed convolutions
             ``ups``, larger by one.
-
-    Attributes:
-        output_conv (nn.Conv2d): the last convolution.
 
     Raises:
         OptionError: for an impossible value of an option.
@@ -300,9 +281,6 @@ class RecConvConcat(ChannelHalvingRecConv):
         level: how many times the map and its channels are halved, 0 or more.
         kernel_size: side of the kernels, an odd number; of the transposed convolutions
             ``ups``, larger by one.
-
-    Attributes:
-        output_conv (nn.Conv2d): the last convolution.
 
     Raises:
         OptionError: for an impossible value of an option.
@@ -348,17 +326,12 @@ class RecConvRecurrent(nn.Module):
         kernel_size: side of the kernels, an odd number.
         mode: interpolation by which maps are enlarged, ``bilinear`` or ``nearest``.
 
-    Attributes:
-        output_conv (None): the result is a sum of two convolutions.
-
     Raises:
         OptionError: for an impossible value of an option.
 
     Shape: ``[N, channels, H, W]`` in and out, for any ``H`` and ``W``.
     Source: RecNeXt (https://github.com/suous/RecNeXt).
     """
-
-    output_conv = None
 
     def __init__(
         self,

@@ -113,9 +113,12 @@ class RecNeXt(BaseModule):
             of the model; None for no limit. Stages beyond it do not reduce the map:
             their kernels dilate, by 2, then 4, as DeepLab and PSPNet want it. The
             weights are the same.
+        deploy: build the inference form, as of :meth:`switch_to_deploy`, which cannot
+            train. Its ``Pretrained`` weights may be fused ones.
         init_cfg: initialisation. ``dict(type='Pretrained', checkpoint=...)`` takes a
-            published file or an OpenMMLab checkpoint, by path or URL, and fails unless
-            every weight fits.
+            published name such as ``recnext_m3.dist_300e_in1k``, a repository on the
+            hub, or a published file or OpenMMLab checkpoint by path or URL, and fails
+            unless every weight fits.
 
     Attributes:
         out_channels (tuple[int, ...]): channels of each returned map.
@@ -140,6 +143,7 @@ class RecNeXt(BaseModule):
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
         output_stride: int | None = None,
+        deploy: bool = False,
         init_cfg: dict | list[dict] | None = None,
         **unknown,
     ):
@@ -183,6 +187,7 @@ class RecNeXt(BaseModule):
         self.out_channels = tuple(arch.dims[i] for i in out_indices)
         self.out_strides = tuple(strides[i] for i in out_indices)
         self.frozen_stages = frozen_stages
+        self.norm_cfg = norm_cfg
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.deployed = False
@@ -195,6 +200,8 @@ class RecNeXt(BaseModule):
             for i in range(num_stages)
         )
         self._freeze()
+        if deploy:
+            self.switch_to_deploy()
 
     def init_weights(self):
         """Initialise as ``init_cfg`` says; ``Pretrained`` weights must all fit.
@@ -282,7 +289,8 @@ class RecNeXt(BaseModule):
         ):
             raise CheckpointError(
                 'these weights have batch norms, which the backbone, switched to '
-                'deploy, has no more: load them before `switch_to_deploy()`'
+                'deploy, has no more: load them before `switch_to_deploy()`, or by the '
+                "backbone's `init_cfg`"
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -1,0 +1,197 @@
+"""Turn checkpoints of one form into another."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrecnext.archs import ARCHS
+from mmrecnext.checkpoint.fit import (
+    FOR_INFERENCE,
+    check_fit,
+    closest_arch,
+    fuse_like,
+    is_fused,
+)
+from mmrecnext.checkpoint.weights import HEAD, named_weights, some, without_prefix
+from mmrecnext.errors import CheckpointError
+from mmrecnext.fusion import fuse_conv_norms
+from mmrecnext.models import RecNeXt
+from mmrecnext.pretrained import INPUT_SIDE
+
+FORMS = ('published', 'safetensors', 'bare', 'backbone', 'fused', 'network')
+SUFFIXES = {'.safetensors': 'safetensors', '.pt': 'fused', '.bin': 'bare'}
+"""Forms that the name of a file tells."""
+
+BACKBONE = 'backbone.'
+UNUSED = f'{BACKBONE}{HEAD}'
+"""A classification head that some backbones of dense prediction carry along."""
+
+RENAMED_META = {'CLASSES': 'classes', 'PALETTE': 'palette'}
+DROPPED_META = ('config', 'hook_msgs', *RENAMED_META)
+
+
+def is_network(weights: Mapping[str, Tensor]) -> bool:
+    """Tell whether weights are those of a detector or segmentor, not of a backbone."""
+    return any(k.startswith(BACKBONE) for k in weights) and not all(
+        k.startswith(BACKBONE) for k in weights
+    )
+
+
+def choose_form(weights: Mapping[str, Tensor], file: Path) -> str:
+    """Return the form that the name of the output asks for, of ``FORMS``."""
+    if file.suffix in SUFFIXES:
+        return SUFFIXES[file.suffix]
+    return 'network' if is_network(weights) else 'published'
+
+
+def model_of(weights: Mapping[str, Tensor], source: str) -> RecNeXt:
+    """Build the published model that some weights are of, for inference.
+
+    Args:
+        weights: by key; with a classification head or without, fused or not.
+        source: where they come from.
+
+    Returns:
+        A backbone or, with a head, a :class:`~mmrecnext.classification.
+        RecNeXtClassifier`, fused as far as the weights are.
+
+    Raises:
+        CheckpointError: where they are not exactly those of one of the models.
+    """
+    stems = (f'stem.stem.0.{layer}weight' for layer in ('', 'conv.'))
+    stem = next((weights[key] for key in stems if key in weights), None)
+    if stem is None or stem.dim() != 4:
+        raise CheckpointError(
+            f'{source} holds no RecNeXt, whose keys begin with `stem.stem.0.`: '
+            f'it has {some(weights)}'
+        )
+    arch, _ = closest_arch(weights, stem.size(1))
+    if any(key.startswith(HEAD) for key in weights):
+        from mmrecnext.classification import classifier_of  # here: it needs timm
+
+        return classifier_of(weights, arch, source)
+    model = RecNeXt(arch, in_channels=stem.size(1)).eval()
+    fuse_like(model, weights)
+    check_fit(model, weights, source)
+    model.load_state_dict(weights)
+    return model
+
+
+def convert(checkpoint: Any, form: str, file: Path, source: str, averaged=False) -> str:
+    """Write the weights of a backbone or classifier in another form.
+
+    Args:
+        checkpoint: what a file holds, in any form; of a detector or segmentor, or an
+            OpenMMLab backbone, the backbone without any head is taken.
+        form: what to write, one of ``FORMS`` but ``network``.
+        file: where to.
+        source: where the checkpoint comes from.
+        averaged: see :func:`~mmrecnext.checkpoint.weights.unwrap`.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        CheckpointError: for weights that are no published model's, or fused ones where
+            those for training are asked for.
+    """
+    found = named_weights(checkpoint, averaged)
+    weights = without_prefix(found)
+    if form == 'backbone' or weights is not found:
+        weights = {k: v for k, v in weights.items() if not k.startswith(HEAD)}
+    if is_fused(weights) and form != 'fused':
+        raise CheckpointError(
+            f'{source} holds {FOR_INFERENCE}, so that no other form can be made of it: '
+            'take the training weights (.pth or safetensors) of the same model'
+        )
+    model = model_of(weights, source)
+    write(model, form, file)
+    name = next(name for name, arch in ARCHS.items() if arch == model.arch)
+    classes = getattr(model, 'num_classes', 0)
+    head = f'classifier of {classes} classes' if classes else 'backbone'
+    return f'recnext_{name}, {head}, {len(model.state_dict())} weights'
+
+
+def write(model: RecNeXt, form: str, file: Path):
+    """Write a model in a released form; for ``fused`` it is fused, in place."""
+    weights = model.state_dict()
+    if form == 'published':
+        torch.save({'model': weights}, file)
+    elif form == 'bare':
+        torch.save(weights, file)
+    elif form == 'backbone':
+        prefixed = {BACKBONE + key: value for key, value in weights.items()}
+        torch.save({'meta': {}, 'state_dict': prefixed}, file)
+    elif form == 'safetensors':
+        from safetensors.torch import save_file  # here: it is an extra
+
+        save_file(weights, file, metadata={'format': 'pt'})
+    else:
+        write_torchscript(model, file)
+
+
+def write_torchscript(model: RecNeXt, file: Path):
+    """Fuse a model and write it as the released ``_fused.pt``."""
+    fuse_conv_norms(model)
+    image = torch.zeros(1, model.in_channels, INPUT_SIDE, INPUT_SIDE)
+    with torch.no_grad(), warnings.catch_warnings():
+        # Of the check of sizes and the order of products, which no result depends on.
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)
+        # Unchecked, for the check compiles kernels, half a minute of some models.
+        torch.jit.trace(model, image, check_trace=False).save(str(file))
+
+
+def upgrade_network(
+    checkpoint: Mapping[str, Any],
+    source: str,
+    keep_optimizer: bool = False,
+    drop: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Bring a detector or segmentor of mmdet 2 or mmseg 0 into the form of 3 and 1.
+
+    The heads' and necks' keys are the same in both, for the detectors and segmentors
+    released with RecNeXt at least: Mask R-CNN and Semantic FPN. Class names move to
+    ``dataset_meta``. The config's text goes: MMEngine would execute it on resuming.
+
+    Args:
+        checkpoint: what a file holds; one that is new already comes back the same.
+        source: where it comes from.
+        keep_optimizer: keep its state, so that training can be resumed.
+        drop: what the keys of further weights begin with that are to go, such as
+            ``auxiliary_head.``.
+
+    Returns:
+        ``meta``, ``state_dict``, and what resuming takes.
+
+    Raises:
+        CheckpointError: for a backbone that is no published model's, or an optimizer
+            that is missing or also has the dropped weights.
+    """
+    old = named_weights(checkpoint)
+    dropped = (UNUSED, *drop)
+    weights = {k: v for k, v in old.items() if not k.startswith(dropped)}
+    model_of(without_prefix(weights, BACKBONE), source)
+
+    meta = dict(checkpoint.get('meta') or {})
+    names = {new: meta[k] for k, new in RENAMED_META.items() if meta.get(k)}
+    meta = {k: v for k, v in meta.items() if k not in DROPPED_META}
+    if names:
+        meta.setdefault('dataset_meta', names)
+    new = {'meta': meta, 'state_dict': weights}
+    if not keep_optimizer:
+        return new
+    if 'optimizer' not in checkpoint or len(weights) < len(old):
+        why = 'has none' if 'optimizer' not in checkpoint else 'counts dropped weights'
+        raise CheckpointError(f'the optimizer of {source} cannot be kept: it {why}')
+    resumed = ('optimizer', 'param_schedulers', 'message_hub')
+    return {
+        'message_hub': {'log_scalars': {}, 'runtime_info': {}, 'resumed_keys': {}},
+        **new,
+        **{name: checkpoint[name] for name in resumed if name in checkpoint},
+    }

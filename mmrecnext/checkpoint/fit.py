@@ -1,0 +1,214 @@
+"""Fit a model with weights, entirely or not at all."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmrecnext.archs import ARCHS, NUM_STAGES, Arch
+from mmrecnext.checkpoint.weights import HEAD, backbone_weights, some
+from mmrecnext.errors import CheckpointError
+from mmrecnext.fusion import fold_outer_norms, fuse_conv_norms
+
+FUSED_STEM = 'stem.stem.0.weight'
+FOR_INFERENCE = (
+    'fused weights, for inference only: batch norms are merged into the convolutions '
+    'and their statistics are gone'
+)
+ALIKE = 0.5
+"""Share of common keys and shapes, of all, from which on two models are alike."""
+
+
+def is_fused(weights: Mapping[str, Any]) -> bool:
+    """Tell whether norms are merged into convolutions, as in the released files."""
+    return FUSED_STEM in weights
+
+
+def is_deployed(weights: Mapping[str, Any]) -> bool:
+    """Tell whether all norms are merged.
+
+    The released fused files keep those behind token mixers and between stages.
+    """
+    norms = any(key.endswith('.running_mean') for key in weights)
+    return is_fused(weights) and not norms
+
+
+def fuse_like(model: nn.Module, weights: Mapping[str, Any]):
+    """Merge the norms of a model, in place, as far as in ``weights``."""
+    if is_fused(weights):
+        fuse_conv_norms(model)
+    if is_deployed(weights):
+        fold_outer_norms(model)
+
+
+def load_pretrained(
+    model: nn.Module,
+    checkpoint: str,
+    prefix: str | None = None,
+    map_location: Any = 'cpu',
+):
+    """Load pretrained weights into a backbone, all of them or none.
+
+    Args:
+        model: a :class:`~mmrecnext.models.RecNeXt`. One that is deployed takes fused
+            weights and those for training, whose norms are merged on the way.
+        checkpoint: path, URL, published name, or repository on the hub.
+        prefix: see :func:`backbone_weights`.
+        map_location: as of ``torch.load``.
+
+    Raises:
+        CheckpointError: where a weight is missing, left over or of another shape, or
+            the weights are fused and the model is not; it is then as it was.
+    """
+    from mmengine.runner.checkpoint import CheckpointLoader  # here: it is slow
+
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location, 'silent')
+    weights = backbone_weights(loaded, prefix)
+    unbuilt = tuple(f'stages.{i}.' for i in range(len(model.stages), NUM_STAGES))
+    weights = {k: v for k, v in weights.items() if not k.startswith(unbuilt)}
+    if model.deployed:
+        weights = _deployed_weights(model, weights, checkpoint)
+    elif is_fused(weights):
+        raise CheckpointError(
+            f'{checkpoint} holds {FOR_INFERENCE}. Take the training weights (.pth or '
+            'safetensors) of the same model, or, for inference, build the backbone '
+            'with `deploy=True`'
+        )
+    check_fit(model, weights, checkpoint)
+    model.load_state_dict(weights)
+    print_log(
+        f'Loaded {len(weights)}/{len(model.state_dict())} weights of the backbone '
+        f'from {checkpoint}',
+        logger='current',
+    )
+
+
+def _deployed_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str
+) -> Mapping[str, Tensor]:
+    """Merge in ``weights`` what norms there are."""
+    options = ('in_channels', 'out_indices', 'norm_cfg')
+    twin = _blank(asdict(model.arch), **{k: getattr(model, k) for k in options})
+    fuse_like(twin, weights)
+    check_fit(twin, weights, source)
+    twin.load_state_dict(weights, assign=True)
+    twin.switch_to_deploy()
+    return twin.state_dict()
+
+
+def _blank(arch: str | Mapping, **options) -> nn.Module:
+    """Build a backbone for training, with no memory for weights."""
+    from mmrecnext.models import RecNeXt  # here: it imports this module
+
+    with torch.device('meta'):
+        return RecNeXt(arch, **options)
+
+
+def check_fit(model: nn.Module, weights: Mapping[str, Tensor], source: str):
+    """Check that ``weights`` are all those of a model.
+
+    Args:
+        model: a RecNeXt, with a classification head or without.
+        weights: by key.
+        source: where they come from.
+
+    Raises:
+        CheckpointError: telling what is missing, left over or of another shape, and of
+            which published model the weights seem to be.
+    """
+    own = model.state_dict()
+    found = '; '.join(
+        f'{what}: {some(keys)}'
+        for what, keys in (
+            ('missing', own.keys() - weights.keys()),
+            ('left over', weights.keys() - own.keys()),
+            ('of another shape', _reshaped(own, weights)),
+        )
+        if keys
+    )
+    if not found:
+        return
+    name = _name_of(model.arch)
+    match, likeness = closest_arch(weights, model.in_channels, len(model.stages))
+    hint = ''
+    if match != name and likeness >= ALIKE:
+        verb = 'are' if likeness == 1 else 'look like'
+        hint = f' These {verb} weights of {match}, this is {name or "another model"}.'
+    raise CheckpointError(
+        f'{source} does not fit {name or "this model"}; {found}.{hint}'
+    )
+
+
+def _name_of(arch: Arch) -> str | None:
+    return next((name for name, known in ARCHS.items() if known == arch), None)
+
+
+def closest_arch(
+    weights: Mapping[str, Tensor], in_channels: int, num_stages: int = NUM_STAGES
+) -> tuple[str, float]:
+    """Find the published model whose backbone is most like ``weights``.
+
+    Args:
+        weights: by key; a head does not count.
+        in_channels: channels of the images that the model is to take.
+        num_stages: how many stages it is to have.
+
+    Returns:
+        Its name, and how many keys and shapes are common, of all that either has: 1
+        where the weights are those of that model.
+    """
+    shapes = {(k, v.shape) for k, v in weights.items() if not k.startswith(HEAD)}
+    form = is_fused(weights), is_deployed(weights)
+    likeness = {}
+    for name in ARCHS:
+        other = _shapes(name, in_channels, num_stages, *form)
+        likeness[name] = len(shapes & other) / len(shapes | other)
+    return max(likeness.items(), key=lambda item: item[1])
+
+
+@cache  # 18 models take over a second to build, even without memory for weights
+def _shapes(
+    arch: str, in_channels: int, num_stages: int, fused: bool, deployed: bool
+) -> frozenset[tuple[str, torch.Size]]:
+    model = _blank(arch, in_channels=in_channels, out_indices=(num_stages - 1,))
+    if fused:
+        fuse_conv_norms(model)
+    if deployed:
+        fold_outer_norms(model)
+    return frozenset((k, v.shape) for k, v in model.state_dict().items())
+
+
+@contextmanager
+def explained_misfit(filename: str) -> Iterator[None]:
+    """Turn MMEngine's complaint about a strictly loaded checkpoint into a short one.
+
+    Raises:
+        CheckpointError: where the weights in ``filename`` did not fit the model.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except RuntimeError as error:
+        _, *details = (line.strip() for line in str(error).splitlines())
+        details = ' '.join(filter(None, details))
+        raise CheckpointError(
+            f'{filename} does not fit the model of this config; '
+            f'{textwrap.shorten(details, 300, placeholder=" ...")}'
+        ) from error
+
+
+def _reshaped(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f'{key} {list(weights[key].shape)} instead of {list(own[key].shape)}'
+        for key in own.keys() & weights.keys()
+        if own[key].shape != weights[key].shape
+    ]

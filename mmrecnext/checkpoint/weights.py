@@ -1,0 +1,122 @@
+"""Take weights out of what checkpoints hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mmrecnext.errors import CheckpointError
+
+SHOWN_KEYS = 3
+WEIGHTS = ('state_dict', 'model')
+AVERAGED = ('state_dict_ema', 'model_ema')
+"""Under which names checkpoints hold weights, and their moving averages beside them."""
+
+WRAPPERS = re.compile(r'^(module\.|_orig_mod\.)+')
+"""What data parallelism and ``torch.compile`` put before every key."""
+
+HEAD = 'head.'
+
+
+def unwrap(checkpoint: Mapping[str, Any], averaged: bool = False) -> Mapping[str, Any]:
+    """Return what stands under ``state_dict`` or ``model``, else the checkpoint.
+
+    MMEngine saves moving averages under ``state_dict`` itself, and what they are made
+    of under ``ema_state_dict``.
+
+    Args:
+        checkpoint: what a file holds.
+        averaged: take moving averages, which timm and the authors' scripts save beside
+            the weights; by default only where there is nothing else.
+    """
+    names = (*AVERAGED, *WEIGHTS) if averaged else (*WEIGHTS, *AVERAGED)
+    for name in names:
+        if isinstance(checkpoint.get(name), Mapping):
+            return checkpoint[name]
+    return checkpoint
+
+
+def named_weights(checkpoint: Any, averaged: bool = False) -> dict[str, Tensor]:
+    """Take all weights out of a checkpoint.
+
+    Args:
+        checkpoint: a published file (weights under ``model``), an OpenMMLab or timm
+            checkpoint (under ``state_dict``), or the weights themselves.
+        averaged: see :func:`unwrap`.
+
+    Returns:
+        Weights by key, without what wrappers of the model put before the keys, and
+        without the copies that mmcv 1 averaged (``ema_backbone_stem...``): it saved
+        the averages in place of the weights.
+
+    Raises:
+        CheckpointError: where there are no weights.
+    """
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(
+            f'the checkpoint holds no weights: it is a {type(checkpoint).__name__}'
+        )
+    weights = {
+        WRAPPERS.sub('', key): value
+        for key, value in unwrap(checkpoint, averaged).items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    if not weights:
+        raise CheckpointError(
+            'the checkpoint holds no weights: neither under '
+            f'{", ".join(f"`{name}`" for name in (*WEIGHTS, *AVERAGED))}, nor at its '
+            f'top, where it has {some(checkpoint) or "nothing"}'
+        )
+    return {k: v for k, v in weights.items() if '.' in k or not k.startswith('ema_')}
+
+
+def backbone_weights(
+    checkpoint: Mapping[str, Any], prefix: str | None = None
+) -> dict[str, Tensor]:
+    """Take the backbone's weights out of a checkpoint.
+
+    Args:
+        checkpoint: see :func:`named_weights`.
+        prefix: what the backbone's keys begin with; by default ``backbone.`` where such
+            keys are found, nothing elsewhere.
+
+    Returns:
+        Weights by key, without the classification head.
+
+    Raises:
+        CheckpointError: where there are no weights, or none with the prefix.
+    """
+    weights = without_prefix(named_weights(checkpoint), prefix)
+    return {k: v for k, v in weights.items() if not k.startswith(HEAD)}
+
+
+def without_prefix(
+    weights: Mapping[str, Tensor], prefix: str | None = None
+) -> Mapping[str, Tensor]:
+    """Keep the weights whose keys begin with ``prefix``, and take it off.
+
+    See :func:`backbone_weights`.
+    """
+    if prefix is None and any(key.startswith('backbone.') for key in weights):
+        prefix = 'backbone.'
+    if not prefix:
+        return weights
+    prefix = prefix.rstrip('.') + '.'
+    found = {
+        k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)
+    }
+    if not found:
+        raise CheckpointError(
+            f'no key of the checkpoint begins with {prefix!r}: it has {some(weights)}'
+        )
+    return found
+
+
+def some(keys: Iterable) -> str:
+    """List the first few of ``keys``, and tell how many more there are."""
+    keys = sorted(map(str, keys))
+    more = len(keys) - SHOWN_KEYS
+    return ', '.join(keys[:SHOWN_KEYS]) + (f' and {more} more' if more > 0 else '')

@@ -1,0 +1,121 @@
+"""Checkpoints by name, URL and hub; nothing is fetched from a network."""
+
+import sys
+
+import pytest
+import torch
+from conftest import golden_weights
+from mmengine.runner import CheckpointLoader
+from safetensors.torch import save_file
+
+from mmrecnext.classification import load_classifier
+from mmrecnext.errors import CheckpointError
+
+NAME = 'recnext_m0.base_300e_in1k'
+RELEASED = 'recnext_m0_without_distill_300e.pth'
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Folder of downloads; the hub is out of reach, its cache empty."""
+    constants = pytest.importorskip('huggingface_hub.constants')
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'hf'))
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    (tmp_path / 'hub/checkpoints').mkdir(parents=True)
+    return tmp_path
+
+
+def cache_on_hub(home, repository, revision='main'):
+    """Return the folder where the hub's client keeps a repository's files."""
+    cache = home / 'hf' / f'models--{repository.replace("/", "--")}'
+    (cache / 'refs').mkdir(parents=True)
+    (cache / 'refs' / revision).write_text('0' * 40)
+    files = cache / 'snapshots' / ('0' * 40)
+    files.mkdir(parents=True)
+    return files
+
+
+def read(name):
+    return CheckpointLoader.load_checkpoint(name, 'cpu', 'silent')
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        NAME,
+        'm0.base_300e_in1k',
+        f'suous/{NAME}',
+        f'hf-hub:suous/{NAME}',
+        f'hf_hub:suous/{NAME}',
+        f'https://127.0.0.1:9/{RELEASED}',
+    ],
+)
+def test_names_of_published_weights(name, home):
+    torch.save({'model': {'x': torch.ones(1)}}, home / 'hub/checkpoints' / RELEASED)
+    assert read(name)['model']['x'] == 1
+
+
+def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({'x': torch.ones(1)}, 'm0')
+    assert read('m0')['x'] == 1
+
+
+def test_a_classifier_by_name(home, golden_states):
+    weights = golden_weights(golden_states, 'm0', head=True)
+    torch.save({'model': weights}, home / 'hub/checkpoints' / RELEASED)
+    for source in (None, f'hf-hub:suous/{NAME}'):
+        model = load_classifier(NAME, source)
+        assert all(v.equal(weights[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize('name', [f'suous/{NAME}', 'hf-hub:someone/recnext'])
+def test_files_of_the_hub(name, home):
+    files = cache_on_hub(home, name.removeprefix('hf-hub:'))
+    torch.save({'x': torch.ones(1)}, files / 'pytorch_model.bin')
+    assert read(name)['x'] == 1
+    save_file({'x': torch.ones(1) * 2}, files / 'model.safetensors')
+    assert read(name)['x'] == 2
+
+
+def test_revisions_of_the_hub(home):
+    files = cache_on_hub(home, f'suous/{NAME}', 'v2')
+    save_file({'x': torch.ones(1)}, files / 'model.safetensors')
+    torch.save({}, home / 'hub/checkpoints' / RELEASED)  # is of no revision
+    assert read(f'hf-hub:suous/{NAME}@v2')['x'] == 1
+    with pytest.raises(CheckpointError, match='cannot fetch'):
+        read(f'hf-hub:suous/{NAME}@v3')
+
+
+class TestWhatCannotBeFetched:
+    def test_hub_out_of_reach(self, home):
+        with pytest.raises(CheckpointError) as error:
+            read(f'suous/{NAME}')
+        message = str(error.value)
+        assert f'cannot fetch suous/{NAME} from the hub (' in message
+        assert f'releases/download/v1.0/{RELEASED} elsewhere' in message
+        assert message.endswith(f'put it at {home / "hub/checkpoints" / RELEASED}')
+
+    def test_other_repository(self, home):
+        with pytest.raises(CheckpointError, match=r'someone/recnext .* give the path'):
+            read('hf-hub:someone/recnext')
+
+    def test_no_client(self, home, monkeypatch):
+        monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+        message = f'pip install huggingface_hub.*v1.0/{RELEASED} elsewhere'
+        with pytest.raises(CheckpointError, match=message):
+            read(f'suous/{NAME}')
+
+    @pytest.mark.parametrize(
+        ('name', 'message'),
+        [
+            ('recnext_m9', r'no checkpoint recnext_m9, and .*recnext_m0, recnext_m1'),
+            ('m0.in1k', 'no checkpoint m0.in1k, and .*dist_300e_in1k, base_300e_in1k'),
+            ('hf-hub:suous/recnext_m9', 'the models are recnext_m0'),
+            ('lost/m0.pth', 'no checkpoint lost/m0.pth'),
+        ],
+    )
+    def test_unknown_names(self, name, message):
+        with pytest.raises(CheckpointError, match=message):
+            read(name)

@@ -1,0 +1,114 @@
+#!/usr/bin/env python
+"""Turn a checkpoint of a RecNeXt, or of a network around one, into another form.
+
+The input is whatever a backbone's `init_cfg` takes: a released .pth, .safetensors, .bin
+or fused .pt, a checkpoint of training, one of a detector or segmentor, by path, URL,
+published name or repository on the hub. The forms of the output are
+
+  published    {'model': weights}, a released .pth
+  safetensors  as on the hub, of timm
+  bare         the weights alone, a .bin of timm
+  backbone     an OpenMMLab checkpoint of a backbone, keys beginning with `backbone.`
+  fused        for inference, TorchScript, a released _fused.pt
+  network      a whole detector or segmentor, of mmdet 2 or mmseg 0, for mmdet 3 or
+               mmseg 1
+
+Batch norms that are merged cannot be told apart again: fused weights stay fused.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader
+from torch import Tensor
+
+from mmrecnext.checkpoint import explained_misfit, named_weights
+from mmrecnext.checkpoint.convert import FORMS, choose_form, convert, upgrade_network
+from mmrecnext.cli import fit_cpu, load_config, run
+from mmrecnext.errors import OptionError
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('checkpoint', metavar='IN', help='the checkpoint')
+    parser.add_argument('out', metavar='OUT', help='the file to write')
+    parser.add_argument(
+        '--to',
+        choices=FORMS,
+        help='form of the output [as the suffix of OUT tells; of .pth: network where '
+        'IN holds one, else published]',
+    )
+    parser.add_argument(
+        '--ema',
+        action='store_true',
+        help='take the moving averages that timm saves beside the weights',
+    )
+    network = parser.add_argument_group('of a network')
+    network.add_argument(
+        '--config', help='check that the result fits the model of this config entirely'
+    )
+    network.add_argument(
+        '--drop',
+        nargs='+',
+        default=[],
+        metavar='PREFIX',
+        help='leave out weights whose keys begin so, such as auxiliary_head.',
+    )
+    network.add_argument(
+        '--keep-optimizer',
+        action='store_true',
+        help='keep the state of the optimizer, to resume training',
+    )
+    return parser.parse_args()
+
+
+def main():
+    """Read, convert, write, and say what was written."""
+    args = parse_args()
+    file = Path(args.out)
+    if file.resolve() == Path(args.checkpoint).resolve():
+        raise OptionError(f'{file} is the input: choose another OUT')
+    checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu', 'silent')
+    form = args.to or choose_form(named_weights(checkpoint), file)
+    of_network = args.config or args.drop or args.keep_optimizer
+    if of_network and form != 'network':
+        raise OptionError(
+            f'--config, --drop and --keep-optimizer are for networks, not for {form}'
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if form != 'network':
+        what = convert(checkpoint, form, file, args.checkpoint, args.ema)
+        print(f'{file}: {form}, {what}')
+        return
+
+    new = upgrade_network(checkpoint, args.checkpoint, args.keep_optimizer, args.drop)
+    if args.config:
+        check_fits(args.config, new['state_dict'], args.checkpoint)
+    torch.save(new, file)
+    classes = len(new['meta'].get('dataset_meta', {}).get('classes', ()))
+    print(f'{file}: network, {len(new["state_dict"])} weights, {classes} class names')
+
+
+def check_fits(config: str, weights: Mapping[str, Tensor], source: str):
+    """Load weights into the model of a config, with nothing missing or left over.
+
+    Raises:
+        CheckpointError: where they do not fit.
+    """
+    cfg = load_config(config)
+    fit_cpu(cfg)
+    init_default_scope(cfg.default_scope)
+    with explained_misfit(source):
+        MODELS.build(cfg.model).load_state_dict(weights)
+
+
+if __name__ == '__main__':
+    run(main)
