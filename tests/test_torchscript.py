@@ -27,7 +27,8 @@ class Odd(nn.Module):
         self.register_buffer('turned', whole.T)
         self.register_buffer('empty', torch.zeros(0, 3))
         for dtype in ('bfloat16', 'float16', 'float64', 'int64', 'uint8', 'bool'):
-            self.register_buffer(dtype, torch.ones(2, dtype=getattr(torch, dtype)))
+            value = torch.ones(2, dtype=getattr(torch, dtype))
+            self.register_buffer(f'of_{dtype}', value)
         self.inner = nn.ModuleList([nn.Linear(2, 3), nn.BatchNorm1d(3)])
 
     def forward(self, x):

@@ -53,17 +53,12 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """Return parameters and buffers by key, as the traced module's ``state_dict``.
 
     Raises:
-        pickle.UnpicklingError: for an archive that is broken or names other classes
-            and functions than a module of tensors takes.
+        pickle.UnpicklingError: for an archive that names other classes and functions
+            than a module of tensors takes.
+        Exception: of any type, for one that is broken.
     """
     with zipfile.ZipFile(path) as archive:
-        unpickler = _Unpickler(archive)
-        try:
-            return dict(_named_tensors(unpickler.load()))
-        except (pickle.UnpicklingError, zipfile.BadZipFile):
-            raise
-        except Exception as error:  # a spoilt pickle may raise anything
-            raise pickle.UnpicklingError(f'{type(error).__name__}: {error}') from error
+        return dict(_named_tensors(_Unpickler(archive).load()))
 
 
 def _root(archive: zipfile.ZipFile) -> str | None:
