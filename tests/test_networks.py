@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import run_tool
 from mmengine.evaluator import Evaluator
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
@@ -20,22 +19,13 @@ CONFIGS = {
 SIZE = (96, 96)
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('data') / 'shapes'
-    options = ['--train', 2, '--val', 2, '--size', SIZE[0], '--objects', '2-4']
-    done = run_tool('tools/make_shapes_data.py', folder, *options)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
 @pytest.fixture(scope='module', params=CONFIGS)
-def task(request, folder):
+def task(request, shapes):
     """Light heads of one framework, with a batch to train on and one to evaluate."""
     pytest.importorskip(request.param)
     with DefaultScope.overwrite_default_scope(request.param):
         cfg = load_config(CONFIGS[request.param])
-        move_data_root(cfg, str(folder))
+        move_data_root(cfg, str(shapes))
         fit_cpu(cfg)
         for node in nodes(cfg):
             if node.get('type') == 'Resize':
