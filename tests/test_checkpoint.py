@@ -255,7 +255,7 @@ def test_truncated_safetensors(m0, tmp_path):
 
 def test_missing_package_for_safetensors(m0, tmp_path, monkeypatch):
     save_file(m0, tmp_path / 'm0.safetensors')
-    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    monkeypatch.setitem(sys.modules, 'safetensors.torch', None)
     with pytest.raises(CheckpointError, match='pip install safetensors'):
         load(str(tmp_path / 'm0.safetensors'))
 

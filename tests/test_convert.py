@@ -6,11 +6,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, golden_input, golden_weights, run_tool
+from conftest import ROOT, golden_input, golden_weights
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
-from test_released_forms import RunsCode, load
+from test_checkpoint import RunsCode, load
 
 from mmrecnext.checkpoint.convert import convert, upgrade_network
 from mmrecnext.checkpoint.files import read_file
@@ -59,8 +59,8 @@ class TestForms:
         convert(read_file(tmp_path / 'old'), 'fused', tmp_path / 'new.pt', 'old')
         own = {k: v for k, v in weights.items() if not k.startswith('head.')}
         torch.save(own, tmp_path / 'own.pth')
-        expected = load('m0', str(tmp_path / 'own.pth'))(golden_input())
-        deployed = load('m0', str(tmp_path / 'new.pt'), deploy=True)
+        expected = load(str(tmp_path / 'own.pth')).eval()(golden_input())
+        deployed = load(str(tmp_path / 'new.pt'), deploy=True)
         for x, y in zip(deployed(golden_input()), expected, strict=True):
             assert (x - y).abs().max() <= 1e-5 * y.std()
         archive = torch.jit.load(tmp_path / 'new.pt')
@@ -278,13 +278,10 @@ class TestTool:
 
         return fails
 
-    def test_network_with_its_config(self, released, config, tmp_path):
+    def test_network_with_its_config(self, released, config, tmp_path, capsys):
         out = tmp_path / 'new/network.pth'
-        done = run_tool(
-            'tools/convert_checkpoint.py', released, out, '--config', config
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip().endswith('5 class names')
+        run_here(released, out, '--config', config)
+        assert capsys.readouterr().out.strip().endswith('5 class names')
         assert tuple(read_file(out)['meta']['dataset_meta']['classes']) == CLASSES
 
     def test_misfit_writes_nothing(self, fails, released, framework, tmp_path):

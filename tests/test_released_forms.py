@@ -1,6 +1,7 @@
 """Every released form of every model loads and is the network; all else is refused."""
 
 import pickle
+import shutil
 import sys
 import zipfile
 from types import SimpleNamespace
@@ -10,18 +11,16 @@ import pytest
 import torch
 from conftest import golden_input, golden_weights
 from safetensors.torch import save_file
+from test_checkpoint import RunsCode
 
 from mmrecnext import ARCHS, RecNeXt
+from mmrecnext.checkpoint import load_pretrained
 from mmrecnext.checkpoint.convert import model_of, write_torchscript
 from mmrecnext.errors import CheckpointError
 from mmrecnext.fusion import count_norms
 
-FORMS = ('recnext.pth', 'model.safetensors', 'recnext_coco.pth', 'recnext_fused.pt')
-
-
-class RunsCode:
-    def __reduce__(self):
-        return print, ('this must never be printed',)
+TRAINING = ('recnext.pth', 'model.safetensors', 'recnext_coco.pth')
+FUSED = 'recnext_fused.pt'
 
 
 @pytest.fixture(scope='module', params=ARCHS)
@@ -33,6 +32,13 @@ def arch(request):
 def weights(arch, golden_states):
     """Golden weights of one model, with its head."""
     return golden_weights(golden_states, arch, head=True)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """For files that are too large to stay until the next run."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
 
 
 def write(form, weights, folder):
@@ -51,12 +57,10 @@ def write(form, weights, folder):
     return str(file)
 
 
-def load(arch, file, deploy=False):
-    init_cfg = dict(type='Pretrained', checkpoint=file)
-    with torch.device('meta'):  # nothing is left of the initialisation
-        model = RecNeXt(arch, init_cfg=init_cfg, deploy=deploy)
-    model.to_empty(device='cpu').init_weights()
-    return model.eval()
+def build(arch, deploy=False):
+    with torch.device('meta'):  # no time for weights that are replaced
+        model = RecNeXt(arch, deploy=deploy)
+    return model.to_empty(device='cpu').eval()
 
 
 def assert_golden(model, arch, features):
@@ -70,46 +74,54 @@ def assert_golden(model, arch, features):
         assert error / features[f'{name}.std'] <= 1e-5, name
 
 
-@pytest.fixture(autouse=True)
-def small_trace(monkeypatch):
-    monkeypatch.setattr('mmrecnext.checkpoint.convert.INPUT_SIDE', 64)
+def test_training_forms_reproduce_the_golden_maps(
+    arch, weights, golden_features, folder
+):
+    for form in TRAINING:
+        model = build(arch)
+        load_pretrained(model, write(form, weights, folder))
+        for key, value in model.state_dict().items():
+            assert value.equal(weights[key]), (form, key)
+    assert_golden(model, arch, golden_features)
 
 
-@pytest.mark.parametrize('form', FORMS)
-class TestReleasedForm:
-    def test_reproduces_the_golden_maps(
-        self, arch, form, weights, golden_features, tmp_path
-    ):
-        fused = form.endswith('.pt')
-        file = write(form, weights, tmp_path)
-        model = load(arch, file, deploy=fused)
-        assert_golden(model, arch, golden_features)
-        if fused:
-            assert count_norms(model) == 0
-            with pytest.raises(CheckpointError, match=r'for inference only.*deploy='):
-                load(arch, file)
+def test_fused_form_reproduces_the_golden_maps(
+    arch, weights, golden_features, folder, monkeypatch
+):
+    monkeypatch.setattr('mmrecnext.checkpoint.convert.INPUT_SIDE', 64)  # sooner
+    file = write(FUSED, weights, folder)
+    model = build(arch, deploy=True)
+    load_pretrained(model, file)
+    assert count_norms(model) == 0
+    assert_golden(model, arch, golden_features)
+    with pytest.raises(CheckpointError, match=r'for inference only.*`deploy=True`'):
+        load_pretrained(build(arch), file)
 
-    def test_all_else_is_refused(self, arch, form, golden_states, tmp_path, capfd):
-        deploy = form.endswith('.pt')
-        states = golden_states[f'recnext_{arch}']['fused' if deploy else 'train']
-        weights = {key: torch.zeros(shape, dtype=torch.int8) for key, shape in states}
-        key = next(k for k in weights if k.startswith('stages.2.') and 'weight' in k)
 
-        def refuse(weights, message, arch=arch):
-            with pytest.raises(CheckpointError, match=message):
-                load(arch, write_raw(form, weights, tmp_path), deploy)
+@pytest.mark.parametrize('form', (*TRAINING, FUSED))
+def test_all_else_is_refused(arch, form, golden_states, folder, capfd):
+    deploy = form == FUSED
+    states = golden_states[f'recnext_{arch}']['fused' if deploy else 'train']
+    weights = {key: torch.zeros(shape, dtype=torch.int8) for key, shape in states}
+    key = next(k for k in weights if k.startswith('stages.2.') and 'weight' in k)
+    model = build(arch, deploy)
 
-        renamed = {key.replace('stages.2', 'stages.4'): weights[key], **weights}
-        del renamed[key]
-        refuse(renamed, rf'does not fit {arch}; missing: {key}; left over: stages\.4')
-        reshaped = {**weights, key: torch.zeros(7, 1)}
-        refuse(reshaped, rf'does not fit {arch}; of another shape: {key} \[7, 1\] inst')
-        other = 'm0' if arch != 'm0' else 'a0'
-        refuse(weights, rf'These are weights of {arch}, this is {other}', arch=other)
-        with_code(tmp_path / form)
-        with pytest.raises(CheckpointError, match=r'would execute code|is broken'):
-            load(arch, str(tmp_path / form), deploy)
-        assert 'never be printed' not in capfd.readouterr().out
+    def refuse(weights, message, model=model):
+        with pytest.raises(CheckpointError, match=message):
+            load_pretrained(model, write_raw(form, weights, folder))
+
+    renamed = {key.replace('stages.2', 'stages.4'): weights[key], **weights}
+    del renamed[key]
+    refuse(renamed, rf'does not fit {arch}; missing: {key}; left over: stages\.4')
+    reshaped = {**weights, key: torch.zeros(7, 1)}
+    refuse(reshaped, rf'does not fit {arch}; of another shape: {key} \[7, 1\] inst')
+    other = 'm0' if arch != 'm0' else 'a0'
+    hint = rf'These are weights of {arch}, this is {other}'
+    refuse(weights, hint, build(other, deploy))
+    with_code(folder / form)
+    with pytest.raises(CheckpointError, match=r'would execute code|is broken'):
+        load_pretrained(model, str(folder / form))
+    assert 'never be printed' not in capfd.readouterr().out
 
 
 class Module:
