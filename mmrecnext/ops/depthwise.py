@@ -1,4 +1,4 @@
-"""Depthwise convolution that trains fast on a CPU."""
+"""Depthwise convolution that is fast on a CPU, forward and backward."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_PIXELS = 2**12
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """``nn.Conv2d`` of one input channel per group, with a faster backward pass.
+    """``nn.Conv2d`` of one input channel per group, on a CPU a faster one.
 
     It computes the same, and has the same parameters. What is no depthwise convolution,
     or on another device than a CPU, runs as ever.
@@ -32,14 +32,16 @@ class DepthwiseConv2d(nn.Conv2d):
             dtype = torch.get_autocast_dtype('cpu')
             x, weight = x.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
-        return _Depthwise.apply(x, weight, bias, self.stride, self.padding)
+        if self.training and torch.is_grad_enabled():
+            return _Depthwise.apply(x, weight, bias, self.stride, self.padding)
+        return depthwise(x, weight, bias, self.stride, self.padding)
 
     def _is_apt(self, x: Tensor) -> bool:
+        is_compiled = torch.compiler.is_compiling() and self.training
         return (
-            self.training
-            and torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
+            not is_compiled
             and not torch.jit.is_tracing()
+            and not torch.compiler.is_exporting()
             and x.device.type == 'cpu'
             and x.dim() == 4
             and self.groups == self.in_channels
@@ -47,6 +49,37 @@ class DepthwiseConv2d(nn.Conv2d):
             and self.padding_mode == 'zeros'
             and not isinstance(self.padding, str)
         )
+
+
+def depthwise(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> Tensor:
+    """Convolve each channel by itself.
+
+    oneDNN knows only as many outputs as inputs as depthwise: several outputs of each
+    input are as many convolutions.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        weight: ``[times * C, 1, K, L]``, those of one channel side by side.
+        bias: ``[times * C]``.
+        stride: in pixels, down and to the right.
+        padding: zeros above and below, and on either side.
+    """
+    times = len(weight) // x.size(1)
+    if times == 1:
+        return F.conv2d(x, weight, bias, stride, padding, groups=x.size(1))
+    parts = [
+        F.conv2d(x, part, None, stride, padding, groups=x.size(1))
+        for part in _split(weight, 0, times)
+    ]
+    y = torch.stack([part.permute(0, 2, 3, 1) for part in parts], -1)
+    y = y.flatten(3).permute(0, 3, 1, 2)
+    return y if bias is None else y.add_(bias[:, None, None])
 
 
 class _Depthwise(torch.autograd.Function):
@@ -57,17 +90,7 @@ class _Depthwise(torch.autograd.Function):
         x = x.contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding, ctx.has_bias = stride, padding, bias is not None
-        times = len(weight) // x.size(1)
-        if times == 1:
-            return F.conv2d(x, weight, bias, stride, padding, groups=x.size(1))
-        # oneDNN knows only as many outputs as inputs as depthwise.
-        parts = [
-            F.conv2d(x, part, None, stride, padding, groups=x.size(1))
-            for part in _split(weight, 0, times)
-        ]
-        y = torch.stack([part.permute(0, 2, 3, 1) for part in parts], -1)
-        y = y.flatten(3).permute(0, 3, 1, 2)
-        return y if bias is None else y.add_(bias[:, None, None])
+        return depthwise(x, weight, bias, stride, padding)
 
     @staticmethod
     @once_differentiable
