@@ -20,13 +20,15 @@ offer_to_mmengine()
 after_import('mmengine.model', partial(import_module, 'mmrecnext.models'))
 after_import('mmengine.runner.checkpoint', register_loaders)
 
-__all__ = ['ARCHS', 'RecNeXt', '__version__']
+__all__ = ['ARCHS', 'RecNeXt', '__version__', 'swap_backbone']
 
 
 def __getattr__(name: str):
-    """Import the models once they are asked for."""
+    """Import the models, and the swap, once they are asked for."""
     if name == 'RecNeXt':
         return import_module('mmrecnext.models').RecNeXt
     if name == 'models':
         return import_module('mmrecnext.models')
+    if name == 'swap_backbone':
+        return import_module('mmrecnext.swap').swap_backbone
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

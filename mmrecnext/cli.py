@@ -31,6 +31,9 @@ FRAMEWORKS = {'mmdet': 'mmdet', 'mmseg': 'mmsegmentation'}
 # MMEngine reloads pkg_resources, which says each time that it will go.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
+SYNCED_NORMS = ('SyncBN', 'MMSyncBN')
+"""Batch norms of PyTorch and of MMCV that count across GPUs."""
+
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -205,7 +208,7 @@ def fit_cpu(cfg: Config):
                 find_unused_parameters=cfg.get('find_unused_parameters', False),
             ),
         )
-    synced = [node for node in nodes(cfg.model) if node.get('type') == 'SyncBN']
+    synced = [node for node in nodes(cfg.model) if node.get('type') in SYNCED_NORMS]
     for node in synced:
         node.type = 'BN'
     if synced and launcher != 'none' and is_main_process():

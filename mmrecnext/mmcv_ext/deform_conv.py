@@ -8,6 +8,8 @@ Source: Dai et al., Deformable Convolutional Networks, https://arxiv.org/abs/170
 Zhu et al., Deformable ConvNets v2, https://arxiv.org/abs/1811.11168
 """
 
+import math
+
 import torch
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
@@ -159,8 +161,8 @@ def modulated_deform_conv_forward(
         weight: (C', C / group, kernel_h, kernel_w).
         bias: (C',), ignored unless ``with_bias``.
         ones: Unused.
-        offset: (B, 2 * deformable_group * kernel_h * kernel_w, H', W').
-        mask: (B, deformable_group * kernel_h * kernel_w, H', W').
+        offset: (B, 2 * deformable_group * kernel_h * kernel_w, H', W') or larger.
+        mask: (B, deformable_group * kernel_h * kernel_w, H', W') or larger.
         output: (B, C', H', W'), written.
         columns: Unused.
         kernel_h: Kernel height.
@@ -178,6 +180,7 @@ def modulated_deform_conv_forward(
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w)
     geometry += (group, deformable_group)
     bias = bias if with_bias else None
+    offset, mask = _read(offset, output), _read(mask, output)
     output.copy_(_forward(input, weight, offset, mask, bias, geometry))
 
 
@@ -215,13 +218,32 @@ def modulated_deform_conv_backward(
     """
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w)
     geometry += (group, deformable_group)
+    offset, mask = _read(offset, grad_output), _read(mask, grad_output)
     grads = _backward(grad_output, input, weight, offset, mask, geometry)
     grad_input += grads[0]
     grad_weight += grads[1]
-    grad_offset.copy_(grads[2])
-    grad_mask.copy_(grads[3])
+    for grad, value in ((grad_offset, grads[2]), (grad_mask, grads[3])):
+        grad.zero_()
+        _head(grad, value[0].numel()).copy_(value.flatten(1))
     if with_bias:
         grad_bias += grads[4]
+
+
+def _read(values: Tensor, output: Tensor) -> Tensor:
+    """Return offsets or masks of the size of the output.
+
+    Those that MMDetection's DyHead gives may be of a larger map. mmcv's kernels do not
+    look at their size: they take each sample's values from the beginning of its memory.
+    """
+    if values.shape[2:] == output.shape[2:]:
+        return values
+    size = (values.shape[1], *output.shape[2:])
+    return _head(values.contiguous(), math.prod(size)).reshape(-1, *size)
+
+
+def _head(values: Tensor, count: int) -> Tensor:
+    """Return the first values of each sample, (B, count)."""
+    return values.view(len(values), -1)[:, :count]
 
 
 def _forward(

@@ -1,0 +1,195 @@
+"""Reading a config to swap, and writing the result as a short delta of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.utils import get_installed_path, is_installed
+
+from mmrecnext.cli import FRAMEWORKS, shipped
+from mmrecnext.errors import ConfigError
+
+ABSENT = object()
+LINE = 70
+
+
+def locate(name: str | Path) -> Path:
+    """Return the file of a config.
+
+    Args:
+        name: a path, a name such as ``mmdet::FILE``, or that of one in ``configs/``.
+
+    Raises:
+        ConfigError: where there is none.
+    """
+    package, _, inner = str(name).rpartition('::')
+    if package and not is_installed(package):
+        raise ConfigError(
+            f'{name}: {package} is not installed: pip install '
+            f'{FRAMEWORKS.get(package, package)}'
+        )
+    file = configs_of(package) / inner if package else Path(name)
+    if not file.exists() and file.name == str(name):
+        file = shipped('configs') / name
+    if not file.is_file():
+        raise ConfigError(f'there is no config {name}')
+    return file
+
+
+def configs_of(package: str) -> Path:
+    """Return the folder of the configs that an installed framework ships."""
+    return Path(get_installed_path(package)) / '.mim' / 'configs'
+
+
+def read_config(name: str | Path) -> Config:
+    """Read a config without what it imports, which a swap may make superfluous.
+
+    Raises:
+        ConfigError: for a config that is missing or broken.
+    """
+    file = locate(name)
+    try:
+        return Config.fromfile(file, import_custom_modules=False)
+    except Exception as error:
+        raise ConfigError(f'cannot read {name}: {error}') from error
+
+
+def base_name(file: Path, out: Path) -> str:
+    """Return how a config at ``out`` names another as its ``_base_``."""
+    for package in filter(is_installed, FRAMEWORKS):
+        folder = configs_of(package).resolve()
+        if file.resolve().is_relative_to(folder):
+            return f'{package}::{file.resolve().relative_to(folder).as_posix()}'
+    return Path(os.path.relpath(file, out.parent)).as_posix()
+
+
+def plain(node: Any) -> Any:
+    """Return a config's content as dicts and lists, without the scopes of its files."""
+    if isinstance(node, Config):
+        return plain(node.to_dict())
+    if isinstance(node, Mapping):
+        return {k: plain(v) for k, v in node.items() if k != '_scope_'}
+    if isinstance(node, list | tuple):
+        return type(node)(plain(item) for item in node)
+    return node
+
+
+def changes(old: Any, new: Any, path: str = '') -> Iterator[tuple[str, Any, Any]]:
+    """Yield every field that differs: its path, what it was and what it is.
+
+    What is of another type now is one field.
+
+    Args:
+        old: content of a config, as :func:`plain` returns it; ``ABSENT`` for none.
+        new: likewise.
+        path: of the two.
+    """
+    both_dicts = isinstance(old, dict) and isinstance(new, dict)
+    if both_dicts and old.get('type') == new.get('type'):
+        for key in [*old, *(key for key in new if key not in old)]:
+            inner = f'{path}.{key}' if path else str(key)
+            yield from changes(old.get(key, ABSENT), new.get(key, ABSENT), inner)
+    elif old is ABSENT or new is ABSENT or old != new:
+        if are_lists_of_dicts(old, new):
+            for i, pair in enumerate(zip(old, new, strict=True)):
+                yield from changes(*pair, f'{path}[{i}]')
+        else:
+            yield path, old, new
+
+
+def are_lists_of_dicts(*nodes: Any) -> bool:
+    """Tell whether nodes are lists of the same length with dicts in them."""
+    return (
+        all(isinstance(node, list | tuple) for node in nodes)
+        and len({len(node) for node in nodes}) == 1
+        and any(isinstance(item, dict) for item in nodes[0])
+    )
+
+
+def delta(old: dict, new: dict) -> dict:
+    """Return what turns a config into another when the one is its ``_base_``."""
+    if any(key not in new for key in old):
+        return {'_delete_': True, **new}
+    result = {}
+    for key, value in new.items():
+        before = old.get(key, ABSENT)
+        if isinstance(before, dict) and isinstance(value, dict):
+            if inner := delta(before, value):
+                result[key] = inner
+        elif before is ABSENT or before != value or type(before) is not type(value):
+            result[key] = value
+    return result
+
+
+def render(value: Any, names: Mapping[str, str], indent: str = '') -> str:
+    """Return a setting as code, in one line where that is short enough.
+
+    Args:
+        value: the setting.
+        names: by the code of a setting, the name of one that is the same.
+        indent: that of the line.
+    """
+    if not isinstance(value, dict | list | tuple) or not value:
+        return repr(value)
+    if name := names.get(repr(value)):
+        return name
+    inner = indent + '    '
+    if isinstance(value, dict):
+        named = all(isinstance(k, str) and k.isidentifier() for k in value)
+        brackets = ('dict(', ')') if named else '{}'
+        items = [
+            (f'{k}=' if named else f'{k!r}: ') + render(v, names, inner)
+            for k, v in value.items()
+        ]
+    else:
+        brackets = '[]' if isinstance(value, list) else '()'
+        items = [render(item, names, inner) for item in value]
+    comma = ',' if isinstance(value, tuple) and len(items) == 1 else ''
+    line = f'{", ".join(items)}{comma}'.join(brackets)
+    if len(indent) + len(line) <= LINE and '\n' not in line:
+        return line
+    return ''.join(f'\n{inner}{item},' for item in items).join(
+        (brackets[0], f'\n{indent}{brackets[1]}')
+    )
+
+
+def render_all(settings: Mapping[str, Any]) -> str:
+    """Return settings as a config file; equal ones are written once."""
+    lines, names = [], {}
+    for name, value in settings.items():
+        lines.append(f'{name} = {render(value, names)}\n')
+        if isinstance(value, list) or name.endswith('_dataloader'):
+            names.setdefault(repr(value), name)
+    return ''.join(lines)
+
+
+def write_config(cfg: Config, out: str | Path, base: str | Path | None = None) -> str:
+    """Write a swapped config: a ``_base_`` and a delta where that reads back the same.
+
+    Args:
+        cfg: what :func:`~mmrecnext.swap.swap_backbone` returned.
+        out: file to write.
+        base: file or name of the config that was swapped; if None, the file that
+            ``cfg`` was read from.
+
+    Returns:
+        An empty string, or why the whole config was written.
+    """
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    base = base or cfg.filename
+    reason = 'the config that was swapped is in no file'
+    if base:
+        file = locate(base)
+        before, after = plain(read_config(file)), plain(cfg)
+        base = f'_base_ = {base_name(file, out)!r}'
+        out.write_text(f'{base}\n\n{render_all(delta(before, after))}')
+        if plain(Config.fromfile(out, import_custom_modules=False)) == after:
+            return ''
+        reason = 'a `_base_` with the differences does not read back the same'
+    cfg.dump(out)
+    return reason

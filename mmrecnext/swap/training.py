@@ -1,0 +1,181 @@
+"""What else in a config speaks of the old backbone: images, weights, optimizer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.utils import import_modules_from_strings
+
+from mmrecnext.cli import nodes
+from mmrecnext.errors import ConfigError
+from mmrecnext.models import RecNeXt
+from mmrecnext.optim import layers_of
+from mmrecnext.swap.measure import type_of
+
+MEAN = [123.675, 116.28, 103.53]
+STD = [58.395, 57.12, 57.375]
+"""Of ImageNet, RGB in 0 to 255, with which RecNeXt was trained."""
+
+POSITIONS = ('absolute_pos_embed', 'relative_position_bias_table', 'pos_block')
+"""Parameters of the backbones of Swin, MiT and their like, which RecNeXt has not."""
+
+OLD_LAYER_DECAY = 'LearningRateDecayOptimizerConstructor'
+PLAIN_LAYER_DECAY = 'LayerDecayOptimizerConstructor'
+"""Constructors of optimizers that know ConvNeXt, and plain transformers."""
+
+
+def fit_training(cfg: Config, owners: Sequence[tuple[str, ConfigDict]]):
+    """Rewrite all that stands outside of the network, in place.
+
+    Args:
+        cfg: the config, whose backbones are swapped.
+        owners: path and node of each model with a backbone.
+    """
+    fit_normalisation(cfg, owners[0][0])
+    forget_weights(cfg, owners)
+    fit_imports(cfg)
+    if cfg.get('optim_wrapper'):
+        fit_optimizer(cfg.optim_wrapper, owners[0][1].backbone)
+
+
+def fit_normalisation(cfg: Config, path: str):
+    """Have images normalised as RecNeXt expects, once.
+
+    Raises:
+        ConfigError: where nothing normalises images.
+    """
+    found = False
+    for node in nodes(cfg._cfg_dict):
+        kind = type_of(node)
+        is_preprocessor = kind.lower().endswith('datapreprocessor')
+        if (
+            is_preprocessor
+            and 'data_preprocessor' not in node
+            and not kind.startswith('ReID')
+        ):
+            found = True
+            images = len(node.get('mean') or MEAN) // len(MEAN)  # several side by side
+            node.update(mean=MEAN * images, std=STD * images, bgr_to_rgb=True)
+            if node.get('rgb_to_bgr'):
+                node.rgb_to_bgr = False
+        elif 'to_rgb' in node and 'mean' in node:  # one that fills with the mean
+            node.update(mean=list(MEAN), to_rgb=True)
+            if 'std' in node:
+                node.std = list(STD)
+    if not found:
+        raise ConfigError(
+            f'{path}.data_preprocessor: there is none that would normalise the images'
+        )
+    # The preprocessor does it: a transform that did so as well would be one too many.
+    for node in nodes(cfg._cfg_dict):
+        for key, value in node.items():
+            if isinstance(value, list) and any(map(is_normalise, value)):
+                node[key] = [item for item in value if not is_normalise(item)]
+
+
+def is_normalise(item) -> bool:
+    """Tell the transform that normalises images."""
+    return isinstance(item, Mapping) and type_of(item) == 'Normalize'
+
+
+def forget_weights(cfg: Config, owners: Sequence[tuple[str, ConfigDict]]):
+    """Take back weights of the old backbone, or of the whole old model."""
+    for node in (cfg.model, *(owner for _, owner in owners)):
+        if node.get('pretrained'):
+            node.pretrained = None
+        if type_of(node.get('init_cfg')) == 'Pretrained':
+            node.init_cfg = None
+    if cfg.get('load_from'):
+        cfg.load_from = None
+
+
+def fit_imports(cfg: Config):
+    """Import what the config asks for, and MMPretrain only where it is still used."""
+    wanted = cfg.get('custom_imports')
+    if not wanted:
+        return
+    modules = wanted['imports']
+    modules = [modules] if isinstance(modules, str) else list(modules)
+    types = (str(node.get('type')) for node in nodes(cfg._cfg_dict))
+    if not any(kind.startswith('mmpretrain.') for kind in types):
+        modules = [m for m in modules if m.split('.')[0] != 'mmpretrain']
+        cfg.custom_imports = dict(wanted, imports=modules) if modules else None
+    import_modules_from_strings(modules, wanted.get('allow_failed_imports', False))
+
+
+def fit_optimizer(optim_wrapper: ConfigDict, backbone: Mapping):
+    """Rewrite multipliers that name the old backbone, or that only suit it.
+
+    Raises:
+        ConfigError: for those that cannot be rewritten.
+    """
+    options = optim_wrapper.get('paramwise_cfg') or {}
+    constructor = optim_wrapper.get('constructor')
+    if constructor == PLAIN_LAYER_DECAY:
+        raise ConfigError(
+            f'optim_wrapper.constructor: {constructor} only knows plain transformers; '
+            'take it out, or set `mmrecnext.RecNeXtLayerDecay`'
+        )
+    if constructor == OLD_LAYER_DECAY:
+        optim_wrapper.constructor = 'mmrecnext.RecNeXtLayerDecay'
+        fit_layer_decay(options, backbone)
+    if keys := options.get('custom_keys'):
+        fit_custom_keys(keys, backbone)
+
+
+def fit_layer_decay(options: ConfigDict, backbone: Mapping):
+    """Let the first of RecNeXt's layers learn as fast as the first of the old ones.
+
+    MMDetection and MMSegmentation decay ``num_layers + 1`` times down to it.
+    """
+    old_layers = options.pop('num_layers') + 1
+    if options.get('decay_type', 'layer_wise') == 'layer_wise':
+        layers = len(list(layers_of(build(backbone))))
+        options.decay_rate = round(options.decay_rate ** (old_layers / layers), 4)
+
+
+def fit_custom_keys(keys: ConfigDict, backbone: Mapping):
+    """Rewrite the keys, which are parts of the names of parameters.
+
+    Exemptions that name norms inside the old backbone become those of RecNeXt's norms.
+
+    Raises:
+        ConfigError: for a key that names another part of the old backbone.
+    """
+    inside = [key for key in keys if 'backbone.' in key]
+    for key in inside:
+        if not key.endswith('norm') or keys[key] != keys[inside[0]]:
+            raise ConfigError(
+                f'optim_wrapper.paramwise_cfg.custom_keys: {key!r} names a part of the '
+                'old backbone; name one of the RecNeXt, or take it out'
+            )
+    multipliers = [keys.pop(key) for key in inside]
+    for key in POSITIONS:
+        keys.pop(key, None)
+    if inside:
+        prefix = inside[0][: inside[0].index('backbone.')]
+        for name in norm_keys(backbone):
+            key = prefix + name if name.startswith('backbone.') else name
+            keys[key] = multipliers[0]
+
+
+def norm_keys(backbone: Mapping) -> list[str]:
+    """Return what names the norms of a RecNeXt and no other parameters, briefly."""
+    names = [
+        f'backbone.{name}'
+        for name, module in build(backbone).named_modules()
+        if getattr(module, 'running_mean', None) is not None
+    ]
+    inner = [re.sub(r'.*\.(?=\w+_mixer\.)', '', name) for name in names]
+    return list(dict.fromkeys(inner))
+
+
+def build(backbone: Mapping) -> RecNeXt:
+    """Build a backbone without memory for its weights."""
+    options = {k: v for k, v in backbone.items() if k not in ('type', 'init_cfg')}
+    options['norm_cfg'] = dict(type='BN')
+    with torch.device('meta'):
+        return RecNeXt(**options)

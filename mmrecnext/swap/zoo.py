@@ -1,0 +1,230 @@
+"""The frameworks' own configs: each swapped and built, one of each type trained."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmrecnext.cli import FRAMEWORKS, nodes
+from mmrecnext.errors import UserError
+from mmrecnext.swap.backbone import swap_backbone
+from mmrecnext.swap.files import configs_of, plain, read_config
+from mmrecnext.swap.measure import type_of
+from mmrecnext.swap.trial import Trial, attempt, build_model
+
+CLASSIFIERS = (
+    'ResNet',
+    'ResNetV1c',
+    'ResNeXt',
+    'ResNeSt',
+    'Res2Net',
+    'RegNet',
+    'DetectoRS_ResNet',
+    'TridentResNet',
+    'HRNet',
+    'SwinTransformer',
+    'PyramidVisionTransformer',
+    'PyramidVisionTransformerV2',
+    'MixVisionTransformer',
+    'PCPVT',
+    'SVT',
+    'MSCAN',
+    'ConvNeXt',
+    'PoolFormer',
+    'MobileNetV2',
+    'MobileNetV3',
+    'EfficientNet',
+    'TIMMBackbone',
+    'Darknet',
+    'CSPDarknet',
+    'CSPNeXt',
+)
+"""Hierarchical classifiers, the backbones that ought to be swappable."""
+
+SIDE, LARGE_SIDE = 128, 256
+"""Height and width of the pictures that are trained on: the latter for models that
+choose hundreds of queries among the pixels of their maps."""
+
+TRIES = 3
+"""Configs of a type that are tried until one trains."""
+
+
+@dataclass
+class Row:
+    """What came of one config."""
+
+    name: str
+    model: str = ''
+    backbone: str = ''
+    problem: str = ''
+    swapped: bool = False
+    built: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it has maps of a hierarchical classifier."""
+        return self.backbone in CLASSIFIERS and self.model != 'BaseReID'
+
+
+@dataclass
+class Training:
+    """What came of the training of one type of model."""
+
+    model: str
+    name: str = ''
+    trial: Trial | None = None
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it trained without fault, and predicted."""
+        return bool(self.trial and not self.trial.faults and self.trial.predictions)
+
+    def told(self) -> str:
+        """Say it in a cell of a table."""
+        if self.passed:
+            return f'yes: `{self.name}`, loss {self.trial.loss:.3g}'
+        faults = self.trial.faults if self.trial else self.problems
+        return f'no: {"; ".join(faults[:1]) or "nothing predicted"}'.replace('|', '/')
+
+
+def zoo() -> list[str]:
+    """Return the names of all complete configs of the installed frameworks."""
+    return [
+        f'{package}::{file.relative_to(configs_of(package)).as_posix()}'
+        for package in FRAMEWORKS
+        for file in sorted(configs_of(package).rglob('*.py'))
+        if '_base_' not in file.parts
+    ]
+
+
+def make_bert(folder: Path) -> str | None:
+    """Make a small language model of random weights, in place of a download.
+
+    Returns:
+        Its folder; None where transformers is not installed.
+    """
+    try:
+        from transformers import BertConfig, BertModel, BertTokenizerFast
+    except ImportError:
+        return None
+    letters = 'abcdefghijklmnopqrstuvwxyz'
+    tokens = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', '?', *letters]
+    words = [*tokens, *(f'##{letter}' for letter in letters)]
+    (folder / 'vocab.txt').write_text('\n'.join(words))
+    BertTokenizerFast(str(folder / 'vocab.txt')).save_pretrained(folder)
+    config = BertConfig(len(words), num_hidden_layers=2, intermediate_size=64)
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def swap(name: str, cfg: Config, arch: str, bert: str | None) -> Config:
+    """Swap a config, from scratch, and give it what it would look for elsewhere.
+
+    Args:
+        name: of the config.
+        cfg: the config.
+        arch: whose channels and strides to give it; there is one block per stage.
+        bert: folder of a language model, or None.
+    """
+    tiny = dict(base=arch, depths=(1, 1, 1, 1))
+    cfg = swap_backbone(cfg, tiny, pretrained=False)
+    folder = configs_of(name.partition('::')[0]).parent
+    for node in nodes(cfg.model):
+        for key, value in node.items():
+            if value == 'bert-base-uncased' and bert:
+                node[key] = bert
+            elif key == 'teacher_config':
+                node[key] = str(folder / value)
+    return cfg
+
+
+BUILT: dict[str, str] = {}
+"""Per model that was built, what was wrong."""
+
+
+def check(task: tuple[str, str, str | None]) -> Row:
+    """Swap a config and build its model, without memory for weights."""
+    name, arch, bert = task
+    row = Row(name)
+    try:
+        old = read_config(name)
+    except UserError as error:
+        row.problem = str(error)
+        return row
+    model = old.get('model')
+    if not model:
+        row.problem = 'no model: a part of other configs'
+        return row
+    row.model = type_of(model)
+    row.backbone = type_of((model.get('detector') or model).get('backbone'))
+    try:
+        cfg = swap(name, old, arch, bert)
+    except UserError as error:
+        row.problem = str(error)
+        return row
+    row.swapped = True
+    row.problem = build_problem(cfg)
+    row.built = not row.problem
+    if row.problem and row.problem == build_problem(old):
+        row.problem = f'before the swap as well: {row.problem}'
+    return row
+
+
+def build_problem(cfg: Config) -> str:
+    """Return what is wrong with the model of a config, if anything is."""
+    key = json.dumps(plain(cfg)['model'], default=repr, sort_keys=True)
+    if key not in BUILT:
+        try:
+            build_model(cfg, weights='language_model' in cfg.model)
+            BUILT[key] = ''
+        except Exception as error:
+            BUILT[key] = brief(error)
+    return BUILT[key]
+
+
+def by_type(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return some configs of each type of model that could be swapped, short first."""
+    found = defaultdict(list)
+    for row in rows:
+        if row.swapped:
+            found[row.model].append(row)
+    return {
+        kind: [row.name for row in sorted(some, key=rank)][:TRIES]
+        for kind, some in sorted(found.items())
+    }
+
+
+def rank(row: Row) -> tuple[bool, int, str]:
+    """Order configs by what is to be tried first."""
+    return not row.built, len(row.name), row.name
+
+
+def train(task: tuple[str, list[str], str, str | None]) -> Training:
+    """Train a model of a type for a step, and predict."""
+    kind, names, arch, bert = task
+    result = Training(kind)
+    for name in names:
+        result.name = name
+        try:
+            cfg = swap(name, read_config(name), arch, bert)
+            side = LARGE_SIDE if 'num_queries' in cfg.model else SIDE
+            result.trial = attempt(cfg, side)
+        except Exception as error:
+            result.problems.append(brief(error))
+            continue
+        break
+    return result
+
+
+def brief(error: Exception) -> str:
+    """Return an error in a line."""
+    text = re.sub(r'\s+', ' ', str(error))
+    text = re.split(r'(?<=[a-z])\. ', text)[0]
+    return f'{type(error).__name__}: {text}'[:300]

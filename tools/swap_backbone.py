@@ -1,0 +1,96 @@
+#!/usr/bin/env python
+"""Put a RecNeXt in the place of the backbone of any detector or segmentor."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mmrecnext.cli import add_runner_arguments, build_runner, prepare, run
+from mmrecnext.swap import (
+    ABSENT,
+    changes,
+    plain,
+    read_config,
+    swap_backbone,
+    write_config,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Example: swap_backbone.py --arch m3 --out my_retinanet.py '
+        'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+    )
+    parser.add_argument(
+        'config', help='config of MMDetection or MMSegmentation: a file, or mmdet::FILE'
+    )
+    parser.add_argument('--arch', default='m3', help='the RecNeXt [m3]')
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument(
+        '--pretrained',
+        default=True,
+        metavar='WEIGHTS',
+        help='path, URL or name of weights to start from [the published ones]',
+    )
+    weights.add_argument(
+        '--from-scratch',
+        dest='pretrained',
+        action='store_false',
+        help='start from random weights',
+    )
+    parser.add_argument('--out', metavar='FILE', help='where to write the new config')
+    parser.add_argument(
+        '--train', action='store_true', help='train with it at once, as train.py would'
+    )
+    add_runner_arguments(parser)
+    return parser.parse_args()
+
+
+def main():
+    """Swap, show, and write or train as asked."""
+    args = parse_args()
+    old = read_config(args.config)
+    new = swap_backbone(old, args.arch, args.pretrained)
+    show(old, new)
+    name = f'{Path(args.config.rpartition("::")[2]).stem}_recnext_{args.arch}.py'
+    if args.out:
+        reason = write_config(new, args.out, args.config)
+        print(f'Written to {args.out}' + (f', entirely: {reason}' if reason else ''))
+        name = args.out
+    if args.train:
+        args.config = name
+        prepare(new, args, splits=('train', 'val'))
+        build_runner(new).train()
+
+
+def show(old, new):
+    """Print a table of what changed."""
+    table = Table(title='what changed', title_justify='left')
+    for column in ('field', 'old', 'new'):
+        table.add_column(column, overflow='fold')
+    for field, before, after in changes(plain(old), plain(new)):
+        table.add_row(field, brief(before), brief(after))
+    Console(highlight=False).print(table)
+
+
+def brief(value: Any) -> str:
+    """Return a setting as text: a dict that has a type as a call."""
+    if value is ABSENT:
+        return ''
+    if isinstance(value, dict):
+        options = ', '.join(f'{k}={brief(v)}' for k, v in value.items() if k != 'type')
+        return f'{value.get("type", "dict")}({options})'
+    if isinstance(value, list | tuple) and any(isinstance(v, dict) for v in value):
+        return f'[{", ".join(map(brief, value))}]'
+    return repr(value)
+
+
+if __name__ == '__main__':
+    run(main)
