@@ -116,7 +116,7 @@ def _smaller_steps(pipeline, at):
     return options
 
 
-def save_random_weights(config, file):
+def save_random_weights(config: str, file: Path, **meta):
     """Save a checkpoint of the model of ``config``, untrained."""
     cfg = load_config(str(config))
     cfg.model.backbone.init_cfg = None
@@ -124,8 +124,7 @@ def save_random_weights(config, file):
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         registry = import_module(f'{cfg.default_scope}.registry')
         model = registry.MODELS.build(cfg.model)
-    model.init_weights()
-    torch.save({'meta': {}, 'state_dict': model.state_dict()}, file)
+    torch.save({'meta': meta, 'state_dict': model.state_dict()}, file)
 
 
 def make_world(folder: Path, data: dict[str, Path]):

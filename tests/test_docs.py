@@ -42,10 +42,26 @@ PLACEHOLDERS = {
 
 QUICK = {
     'make_shapes_data.py': ['--train', '8', '--val', '2', '--size', '96'],
-    'benchmark.py': ['--shape', '64', '--batch', '1', '--repeats', '1'],
     'eval_imagenet.py': ['--workers', '0'],
+    'benchmark.py': [
+        '--shape',
+        '64',
+        '--batch',
+        '1',
+        '--repeats',
+        '1',
+        '--mode',
+        'eager',
+    ],
 }
 """What makes a tool do little, by its name; those that read a config come below."""
+
+NETWORK = r'/(recnext_(\w+)_(coco|ade20k)\.pth)'
+NETWORKS = {
+    'coco': 'mask_rcnn_recnext_{}_coco.py',
+    'ade20k': 'sem_fpn_recnext_{}_ade20k.py',
+}
+"""Released detectors and segmentors, and the configs that they are of."""
 
 LAST = {'epoch': 1, 'iter': STEPS}
 CONFIG_TOOLS = ('train.py', 'test.py', 'infer.py')
@@ -72,6 +88,10 @@ def world(tmp_path_factory, coco, ade, shapes, golden_states):
         if weights.name in text or Path(weights.url).name in text:
             state = golden_weights(golden_states, weights.arch, head=True)
             save_published(folder, weights, state)
+    for name, arch, kind in set(re.findall(NETWORK, text)):
+        config = NETWORKS[kind].format(arch)
+        file = folder / 'hub/checkpoints' / name
+        save_random_weights(config, file, CLASSES=('a', 'b'), PALETTE=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('TORCH_HOME', str(folder))
         patch.setenv('HF_HOME', str(folder))
@@ -176,11 +196,6 @@ def check_backbone(text):
     assert channels == (model['head']['in_channels'],)
 
 
-def without_amp(argv, sandbox):
-    """Train in single precision."""
-    return run([arg for arg in argv if arg != '--amp'], sandbox)
-
-
 def on_several_gpus(argv, sandbox):
     """Run the launcher on two processes of a CPU."""
     at = 3 if 'test' in argv[0] else 2
@@ -257,7 +272,6 @@ def really(argv, sandbox):
 
 
 SUBSTITUTES = [
-    (r'python tools/train.py .*--amp', 'a GPU', without_amp),
     (r'tools/dist_\w+\.sh', 'eight GPUs', on_several_gpus),
     (r'tools/slurm_train\.sh', 'a Slurm cluster', on_slurm),
     (r'pip install', 'a package index', without_network),
