@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from mmrecnext.cli import fit_cpu, load_config
 from mmrecnext.pretrained import Pretrained
 
-SIDE = 64  # of images, in pixels
+SIDE = 128  # of images, in pixels: two of the coarsest map, for batch norms to train
 BATCH = 2
 STEPS = 2  # of training
 

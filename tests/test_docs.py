@@ -271,10 +271,18 @@ def really(argv, sandbox):
     return check(result)
 
 
+def swap_then_train(argv, sandbox):
+    """Write the swapped config, to train with it for a few steps."""
+    argv = [arg for arg in argv if arg != '--train']
+    run([*argv, '--out', 'swapped.py'], sandbox)
+    return run(['python', 'tools/train.py', 'swapped.py'], sandbox)
+
+
 SUBSTITUTES = [
     (r'tools/dist_\w+\.sh', 'eight GPUs', on_several_gpus),
     (r'tools/slurm_train\.sh', 'a Slurm cluster', on_slurm),
     (r'pip install', 'a package index', without_network),
+    (r'python tools/swap_backbone.py .*--train', 'a whole schedule', swap_then_train),
     (r'make (demo|demo-seg|data)$', 'minutes of training', recipe_of_make),
     (r'make (env|test|lint|clean)$', 'an index, or these very tests', named_in_make),
     (r'make help$', None, really),
