@@ -50,8 +50,8 @@ setup(
     cmdclass={'build_py': BuildWithConfigs},
     entry_points={'torch.backends': ['mmrecnext = mmrecnext_autoload:install']},
     install_requires=[
-        'torch>=2.6',
-        'torchvision>=0.21',
+        'torch>=2.7',
+        'torchvision>=0.22',
         'mmengine>=0.10.5,<0.11',
         'numpy',
         'rich',

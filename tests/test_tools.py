@@ -271,7 +271,9 @@ class TestBadInput:
         return fails
 
     def test_missing_config(self, fails):
-        assert 'mask_rcnn_recnext_m3_coco.py' in fails('train', 'mask_rcnn.py')
+        assert 'mask_rcnn_recnext_m3_coco.py' in fails(
+            'train', 'mask_rcnn_recnext_m3.py'
+        )
 
     def test_broken_config(self, fails, tmp_path):
         (tmp_path / 'broken.py').write_text('model = dict(')

@@ -43,7 +43,7 @@ def recconv_layer(channels: int, level: int, kernel_size: int, mode: str) -> Rec
     """Return the inference form, whose last convolution has a bias."""
     torch.manual_seed(level)
     layer = RecConv(channels, level, kernel_size, mode)
-    layer.output_conv.bias = torch.nn.Parameter(torch.randn(channels))
+    layer.convs[-1].bias = torch.nn.Parameter(torch.randn(channels))
     return layer.requires_grad_(False).to(DEVICE)
 
 
