@@ -45,7 +45,7 @@ QUICK = {
     'eval_imagenet.py': ['--workers', '0'],
     'benchmark.py': [
         '--shape',
-        '64',
+        '96',
         '--batch',
         '1',
         '--repeats',
@@ -262,7 +262,7 @@ def recipe_of_make(argv, sandbox):
 
 def named_in_make(argv, sandbox):
     """Have ``make`` tell what it would do."""
-    return really([argv[0], '--dry-run', *argv[1:]], sandbox)
+    return really([argv[0], '--dry-run', '--no-print-directory', *argv[1:]], sandbox)
 
 
 def really(argv, sandbox):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -170,7 +170,7 @@ class Predictor:
         self.score_thr = score_thr
         visualizer = {k: v for k, v in cfg.visualizer.items() if k != 'vis_backends'}
         self.visualizer = VISUALIZERS.build(visualizer)
-        self.visualizer.dataset_meta = self.model.dataset_meta
+        self.visualizer.dataset_meta = with_palette(self.model.dataset_meta)
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, dict]:
         """Predict one image.
@@ -264,6 +264,15 @@ def expand(path: Path) -> Iterator[Path]:
         )
     else:
         yield path
+
+
+def with_palette(meta: Mapping) -> dict:
+    """Return a dataset's description, with a colour for each class in any case.
+
+    Not every checkpoint holds one, and MMSegmentation does not draw without.
+    """
+    colours = np.random.RandomState(0).randint(0, 256, (len(meta['classes']), 3))
+    return {**meta, 'palette': meta.get('palette') or colours.tolist()}
 
 
 def name_outputs(files: Sequence[Path], out_dir: Path) -> dict[Path, Path]:

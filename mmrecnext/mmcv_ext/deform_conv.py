@@ -223,8 +223,11 @@ def modulated_deform_conv_backward(
     grad_input += grads[0]
     grad_weight += grads[1]
     for grad, value in ((grad_offset, grads[2]), (grad_mask, grads[3])):
-        grad.zero_()
-        _head(grad, value[0].numel()).copy_(value.flatten(1))
+        if grad.shape == value.shape:
+            grad.copy_(value)
+        else:
+            grad.zero_()
+            _head(grad, value[0].numel()).copy_(value.flatten(1))
     if with_bias:
         grad_bias += grads[4]
 
