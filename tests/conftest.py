@@ -22,6 +22,19 @@ if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 
+SMALL = {
+    base: dict(base=base, dims=(16, 32, 64, 128), depths=depths)
+    for base, depths in {
+        'm0': (1, 1, 1, 1),
+        'a0': (1, 1, 1, 1),
+        't': (0, 1, 1, 1),
+        'b': (1, 1, 1, 1),
+        't_share_channel': (0, 1, 1, 6),
+    }.items()
+}
+"""Small networks, one of each kind of block, as settings of `arch`."""
+
+
 def golden_tensor(key: str, shape) -> torch.Tensor:
     """The weight that the golden maps were made with, a function of its key alone."""
     kind = key.split('.')[-1]

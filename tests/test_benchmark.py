@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import cv2
 import pytest
 import torch
-from conftest import ROOT, golden_tensor, run_tool
+from conftest import ROOT, SMALL, golden_tensor, run_tool
 from torch import nn
 
 from mmrecnext.archs import ARCHS
@@ -21,17 +21,6 @@ from mmrecnext.benchmark.startup import STEPS, measure_startup, startup_rows
 from mmrecnext.benchmark.workloads import Workload, build_backbone, compiled
 from mmrecnext.errors import OptionError
 from mmrecnext.models import RecNeXt
-
-SMALL = {
-    base: dict(base=base, dims=(16, 32, 64, 128), depths=depths)
-    for base, depths in {
-        'm0': (1, 1, 1, 1),
-        'a0': (1, 1, 1, 1),
-        't': (0, 1, 1, 1),
-        'b': (1, 1, 1, 1),
-        't_share_channel': (0, 1, 1, 6),
-    }.items()
-}
 
 
 @pytest.fixture(params=SMALL)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from conftest import SMALL
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -13,17 +14,6 @@ from mmrecnext.benchmark.measure import saved_bytes
 from mmrecnext.benchmark.original import original_of
 from mmrecnext.benchmark.workloads import build
 from mmrecnext.models import RecNeXt
-
-SMALL = {
-    base: dict(base=base, dims=(16, 32, 64, 128), depths=depths)
-    for base, depths in {
-        'm0': (1, 1, 1, 1),
-        'a0': (1, 1, 1, 1),
-        't': (0, 1, 1, 1),
-        'b': (1, 1, 1, 1),
-        't_share_channel': (0, 1, 1, 6),
-    }.items()
-}
 
 
 def gradients(run, x, cotangents, model):
