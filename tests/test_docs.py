@@ -266,8 +266,10 @@ def named_in_make(argv, sandbox):
 
 
 def really(argv, sandbox):
-    """Run a command that is not Python's as it is."""
-    result = subprocess.run(argv, cwd=sandbox, capture_output=True, text=True)
+    """Run a command that is not Python's as it is, in a reader's own shell."""
+    of_this_run = ('VENV', 'MAKEFLAGS', 'MFLAGS', 'MAKEOVERRIDES', 'MAKELEVEL')
+    env = {k: v for k, v in os.environ.items() if k not in of_this_run}
+    result = subprocess.run(argv, cwd=sandbox, env=env, capture_output=True, text=True)
     return check(result)
 
 
