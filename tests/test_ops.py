@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmrecnext.ops.attention import attend, positive
-from mmrecnext.ops.conv import conv_add, conv_gelu, runs_on_onednn
+from mmrecnext.ops.conv import BAND_BYTES, conv_gelu, mix_channels, runs_on_onednn
 
 
 @pytest.fixture(params=[dict(kernel_size=1), dict(kernel_size=3, stride=2, padding=1)])
@@ -20,17 +20,12 @@ class TestFusedConvolutions:
         x = torch.randn(2, 12, *size)
         if channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        plain = conv(x).detach()
-        other = torch.randn_like(plain)
         with torch.no_grad():
-            assert torch.allclose(conv_gelu(x, conv), F.gelu(plain), atol=2e-6)
-            assert torch.allclose(conv_add(x, conv, other), plain + other, atol=2e-6)
+            assert torch.allclose(conv_gelu(x, conv), F.gelu(conv(x)), atol=2e-6)
 
     def test_have_gradients(self, conv):
         x = torch.randn(2, 12, 8, 8, requires_grad=True)
-        conv_add(
-            conv_gelu(x, conv), nn.Conv2d(20, 3, 1), torch.zeros(1)
-        ).sum().backward()
+        conv_gelu(x, conv).sum().backward()
         assert x.grad.abs().min() > 0 and conv.weight.grad is not None
 
     def test_take_part_in_autocast(self, conv):
@@ -40,18 +35,16 @@ class TestFusedConvolutions:
 
     def test_compile_with_any_size(self, conv):
         compiled = torch.compile(
-            lambda x: conv_add(conv_gelu(x, conv), project, x[:, :3]),
+            lambda x: conv_gelu(x, conv),
             backend='aot_eager',
             fullgraph=True,
             dynamic=True,
         )
-        project = nn.Conv2d(20, 3, 1)
         conv.stride, conv.padding = (1, 1), (conv.kernel_size[0] // 2,) * 2
         with torch.no_grad():
             for size in (8, 10):
                 x = torch.randn(1, 12, size, size)
-                expected = project(F.gelu(conv(x))) + x[:, :3]
-                assert torch.allclose(compiled(x), expected, atol=2e-6)
+                assert torch.allclose(compiled(x), F.gelu(conv(x)), atol=2e-6)
 
     def test_are_no_part_of_traced_models(self, conv):
         class Mixer(nn.Sequential):
@@ -69,6 +62,81 @@ class TestFusedConvolutions:
         assert runs_on_onednn(torch.zeros(1, 12, 8, 8), conv)
         assert not runs_on_onednn(torch.zeros(1, 12, 8, 8), nn.Sequential(conv))
         assert not runs_on_onednn(torch.zeros(1, 12, 8, 8).half(), conv.half())
+
+
+class TestMixedChannels:
+    """Two 1x1 convolutions around a GELU, and what is added, in one operator."""
+
+    @pytest.fixture
+    def convs(self):
+        torch.manual_seed(0)
+        return nn.Conv2d(12, 20, 1), nn.Conv2d(20, 12, 1, bias=False)
+
+    @staticmethod
+    def maps(n, height, width, channels_last=True):
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        return [
+            torch.randn(n, 12, height, width).contiguous(memory_format=layout)
+            for _ in range(2)
+        ]
+
+    @staticmethod
+    def plain(x, expand, project, residual):
+        return project(F.gelu(expand(x))) + residual
+
+    @pytest.mark.parametrize(
+        'size', [(1, 1, 1), (2, 8, 8), (3, 1, 9), (2, 7, 1), (1, 300, 301)], ids=str
+    )
+    @pytest.mark.parametrize('channels_last', [False, True])
+    @torch.no_grad()
+    def test_equal_plain_ones(self, convs, size, channels_last):
+        x, residual = self.maps(*size, channels_last)
+        for rest in (residual, residual.contiguous(), x):
+            expected = self.plain(x, *convs, rest)
+            before = x.clone()
+            assert torch.allclose(mix_channels(x, *convs, rest), expected, atol=2e-6)
+            assert x.equal(before), 'overwritten without leave'
+
+    def test_go_through_memory_in_bands(self):
+        """The size above is more than one of these, and no multiple."""
+        assert BAND_BYTES < 300 * 301 * 20 * 4
+
+    @pytest.mark.parametrize('itself', [False, True])
+    @torch.no_grad()
+    def test_overwrite_what_they_may(self, convs, itself):
+        x, residual = self.maps(2, 8, 9)
+        rest = x if itself else residual
+        expected, kept = self.plain(x, *convs, rest), residual.clone()
+        result = mix_channels(x, *convs, rest, overwrite=True)
+        assert result.data_ptr() == x.data_ptr()
+        assert torch.allclose(result, expected, atol=2e-6)
+        assert residual.equal(kept)
+
+    @torch.no_grad()
+    def test_compile_with_any_size(self, convs):
+        compiled = torch.compile(
+            lambda x: mix_channels(x + 1, *convs, x, overwrite=True),
+            backend='aot_eager',
+            fullgraph=True,
+            dynamic=True,
+        )
+        for size in (8, 10):
+            x, _ = self.maps(1, size, size)
+            assert torch.allclose(compiled(x), self.plain(x + 1, *convs, x), atol=2e-6)
+
+    def test_have_gradients(self, convs):
+        x, residual = self.maps(2, 8, 8)
+        x.requires_grad_()
+        mix_channels(x, *convs, residual, overwrite=True).sum().backward()
+        assert x.grad.abs().min() > 0 and convs[0].weight.grad is not None
+
+    @torch.no_grad()
+    def test_fall_back_to_plain_ones(self, convs):
+        x, residual = self.maps(2, 8, 8)
+        strided = nn.Conv2d(12, 20, 1, padding=1), nn.Conv2d(20, 12, 3)
+        result = mix_channels(x, *strided, residual, overwrite=True)
+        expected = self.plain(x, *strided, residual)
+        assert torch.allclose(result, expected, atol=2e-6)
 
 
 class TestAttention:

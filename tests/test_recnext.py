@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmrecnext import ARCHS, RecNeXt
 from mmrecnext.errors import OptionError
 from mmrecnext.models import LinearAttn, RecConv
+from mmrecnext.models.blocks import SharedChannels
 
 # One of each kind of block: as deep as a test needs, and quick.
 TINY = dict(base='m0', dims=(8, 16, 32, 64), depths=(1, 1, 1, 1))
@@ -287,6 +288,24 @@ def test_another_mixer_without_sharing():
     mixer = dict(type='LinearAttn')
     settings = dict(SERIES['t_share_channel'], share_every=0, mixer=mixer)
     assert len(RecNeXt(settings).eval()(batch())) == 4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('mixer', [None, nn.Identity()], ids=['own', 'identity'])
+@pytest.mark.parametrize('series', SERIES)
+def test_deployed_blocks_leave_their_input_as_it_is(series, mixer):
+    """Also with a mixer that returns what it was given, as its caller's own."""
+    for stage in RecNeXt(SERIES[series], deploy=True).stages:
+        for block in stage.blocks:
+            if mixer is not None and not block.shares:
+                block.token_mixer = mixer
+            channels = block.channel_mixer[0].in_channels
+            x = torch.randn(1, channels, 8, 8)
+            x = x.contiguous(memory_format=torch.channels_last)
+            before = x.clone()
+            attended = (x,) if isinstance(block.token_mixer, SharedChannels) else ()
+            block(x, attended)
+            assert x.equal(before)
 
 
 @pytest.mark.parametrize('shape', [(3, 64, 64), (1, 1, 64, 64), (1, 3, 0, 64)], ids=str)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmrecnext.archs import NUM_STAGES, Arch
 from mmrecnext.fusion import conv_of, conv_then_norm, norm_then_conv
-from mmrecnext.ops.conv import conv_add, conv_gelu
+from mmrecnext.ops.conv import conv_gelu, mix_channels
 from mmrecnext.ops.depthwise import DepthwiseConv2d
 from mmrecnext.ops.recompute import lean, same
 from mmrecnext.registry import MODELS
@@ -85,10 +85,10 @@ class ChannelMixer(nn.Sequential):
             ConvNorm(hidden, channels, **layers),
         )
 
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Mix the channels of ``x`` and add them to ``residual``."""
+    def forward(self, x: Tensor, residual: Tensor, overwrite: bool = False) -> Tensor:
+        """Mix the channels of ``x``, which they may ``overwrite``; add ``residual``."""
         expand, _, project = self
-        return conv_add(conv_gelu(x, expand), project, residual)
+        return mix_channels(x, expand, project, residual, overwrite)
 
 
 class Stem(nn.Module):
@@ -143,7 +143,7 @@ class Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``[N, C, H, W]`` into ``[N, C', ceil(H / stride), ...]``."""
         if not self.training:
-            return self.channel_mixer(*self.reduce(x))
+            return self.channel_mixer(*self.reduce(x), overwrite=True)
         modules = (self.token_mixer, self.norm)
         mixed, x = lean(self.reduce, modules, self.channel_mixer, x)
         return x + self.drop_path(mixed)
@@ -236,7 +236,8 @@ class Block(nn.Module):
             reused, attended = attended, ()
         if not self.training:
             mixed, *new = self.mix_tokens(x, *reused)
-            return self.channel_mixer(mixed, x), (*attended, *new)
+            is_free = not new and mixed is not x
+            return self.channel_mixer(mixed, x, is_free), (*attended, *new)
         modules = (self.token_mixer, self.norm)
         mixed, *new = lean(self.mix_tokens, modules, self.channel_mixer, x, *reused)
         return x + self.drop_path(mixed), (*attended, *new)

@@ -8,6 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ONEDNN = torch.ops.mkldnn
+POINTWISE = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
+# The expanded map of so many bytes stays in cache. A whole one of high resolution would
+# besides be memory that the system hands out anew, page by page, each time.
+BAND_BYTES = 6 * 2**20
+
 
 def conv_gelu(x: Tensor, conv: nn.Module) -> Tensor:
     """Return ``gelu(conv(x))``, the exact GELU.
@@ -17,21 +23,50 @@ def conv_gelu(x: Tensor, conv: nn.Module) -> Tensor:
         conv: a convolution, by itself or with a norm of its own.
     """
     if runs_on_onednn(x, conv):
-        return _conv_gelu(x, conv.weight, conv.bias, *_settings(conv))
+        settings = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        return _conv_gelu(x, conv.weight, conv.bias, *settings)
     return F.gelu(conv(x))
 
 
-def conv_add(x: Tensor, conv: nn.Module, other: Tensor) -> Tensor:
-    """Return ``conv(x) + other``.
+def mix_channels(
+    x: Tensor,
+    expand: nn.Module,
+    project: nn.Module,
+    residual: Tensor,
+    overwrite: bool = False,
+) -> Tensor:
+    """Return ``project(gelu(expand(x))) + residual``.
 
     Args:
         x: ``[N, C, H, W]``.
-        conv: a convolution, by itself or with a norm of its own.
-        other: of the shape of the result.
+        expand: a convolution of kernel size 1, by itself or with a norm of its own.
+        project: likewise, back to ``C`` channels.
+        residual: ``[N, C, H, W]``.
+        overwrite: whether the result may take the place of ``x``, as of a map that
+            nobody else holds.
     """
-    if runs_on_onednn(x, conv):
-        return _conv_add(x, other, conv.weight, conv.bias, *_settings(conv))
-    return conv(x) + other
+    if not all(
+        runs_on_onednn(x, conv) and is_pointwise(conv) for conv in (expand, project)
+    ):
+        return project(conv_gelu(x, expand)) + residual
+    result = x.contiguous(memory_format=torch.channels_last)
+    if result is x and not overwrite:
+        result = x.clone()
+    _mix_channels(
+        result,
+        expand.weight,
+        expand.bias,
+        project.weight,
+        project.bias,
+        None if residual is x else residual,
+    )
+    return result
+
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Tell whether a convolution is one matrix product for all pixels."""
+    shape = (conv.kernel_size, conv.stride, conv.padding, conv.groups)
+    return shape == ((1, 1), (1, 1), (0, 0), 1)
 
 
 def runs_on_onednn(x: Tensor, conv: nn.Module) -> bool:
@@ -53,14 +88,11 @@ def runs_on_onednn(x: Tensor, conv: nn.Module) -> bool:
     )
 
 
-def _settings(conv: nn.Conv2d) -> tuple:
-    return [*conv.padding], [*conv.stride], [*conv.dilation], conv.groups
-
-
 def _has_onednn() -> bool:
     """Tell whether this build of PyTorch has the fused convolution as known here."""
-    fused = getattr(torch.ops.mkldnn, '_convolution_pointwise', None)
-    return torch.backends.mkldnn.is_available() and hasattr(fused, 'binary')
+    return torch.backends.mkldnn.is_available() and hasattr(
+        getattr(ONEDNN, '_convolution_pointwise_', None), 'binary'
+    )
 
 
 HAS_ONEDNN = _has_onednn()
@@ -78,7 +110,7 @@ def _conv_gelu(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor:
-    return torch.ops.mkldnn._convolution_pointwise(
+    return ONEDNN._convolution_pointwise(
         x.contiguous(memory_format=torch.channels_last),
         weight,
         bias,
@@ -109,34 +141,43 @@ def _(x, weight, bias, padding, stride, dilation, groups):
     )
 
 
-@torch.library.custom_op('mmrecnext::conv_add', mutates_args=())
-def _conv_add(
+@torch.library.custom_op('mmrecnext::mix_channels', mutates_args=['x'])
+def _mix_channels(
     x: Tensor,
-    other: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    padding: Sequence[int],
-    stride: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    return torch.ops.mkldnn._convolution_pointwise.binary(
-        x.contiguous(memory_format=torch.channels_last),
-        other.contiguous(memory_format=torch.channels_last),
-        weight,
-        bias,
-        padding,
-        stride,
-        dilation,
-        groups,
-        'add',
-        1.0,
-        None,
-        [],
-        None,
-    )
+    expand: Tensor,
+    expand_bias: Tensor | None,
+    project: Tensor,
+    project_bias: Tensor | None,
+    residual: Tensor | None,
+) -> None:
+    """Overwrite ``x``, channels-last, by what its channels mix to, plus ``residual``.
+
+    Without one, plus itself.
+    """
+    rows = x.permute(0, 2, 3, 1).view(-1, x.shape[1])
+    bands = max(1, round(len(rows) * len(expand) * x.itemsize / BAND_BYTES))
+    pixels = max(1, -(-len(rows) // bands))
+    parts = rows.split(pixels)
+    rests: Sequence[Tensor | None] = [None] * len(parts)
+    if residual is not None:
+        rests = residual.permute(0, 2, 3, 1).reshape(rows.shape).split(pixels)
+    for band, rest in zip(parts, rests, strict=True):
+        hidden = ONEDNN._convolution_pointwise(
+            _as_map(band), expand, expand_bias, *POINTWISE, 'gelu', [], 'none'
+        )
+        if rest is not None:
+            band.copy_(rest)
+        ONEDNN._convolution_pointwise_.binary(
+            _as_map(band), hidden, project, project_bias, *POINTWISE,
+            'add', 1.0, None, [], None,
+        )  # fmt: skip
 
 
-@_conv_add.register_fake
-def _(x, other, weight, bias, padding, stride, dilation, groups):
-    return torch.empty_like(other, memory_format=torch.channels_last)
+@_mix_channels.register_fake
+def _(x, expand, expand_bias, project, project_bias, residual):
+    pass
+
+
+def _as_map(rows: Tensor) -> Tensor:
+    """View pixels ``[P, C]`` as a map of one row."""
+    return rows[None, None].permute(0, 3, 1, 2)
