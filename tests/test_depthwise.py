@@ -16,11 +16,11 @@ CASES = [
 ]
 
 
-@pytest.fixture
-def taken_apart(monkeypatch):
-    """The smallest map in the smallest parts."""
+@pytest.fixture(params=[16, 10_000], ids=['bands', 'whole'])
+def taken_apart(monkeypatch, request):
+    """The smallest map in parts: of the kernel, and of rows or not."""
     monkeypatch.setattr(depthwise, 'LEAST_NUMEL', 0)
-    monkeypatch.setattr(depthwise, 'MOST_PIXELS', 16)
+    monkeypatch.setattr(depthwise, 'MOST_PIXELS', request.param)
 
 
 def layer(kernel, stride, times, channels=2, **options):

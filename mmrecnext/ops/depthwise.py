@@ -145,7 +145,9 @@ def weight_gradient(
     """Return the gradient of a depthwise convolution with respect to its weight.
 
     Some columns of the kernel at a time, each few enough for the fast routine: they are
-    a convolution by themselves, of a map that begins further to the right.
+    a convolution by themselves, of a map that begins further to the right. In memory,
+    that is the same padded map from some pixels on. What then follows the end of a row
+    is of the next, and meets a gradient of zero.
 
     Args:
         grad: gradient of the result, ``[N, C, H', W']``.
@@ -158,33 +160,73 @@ def weight_gradient(
         ``[C, 1, K, L]``.
     """
     rows, columns = weight.shape[2:]
-    like = weight.new_empty(x.size(1), 1, rows, columns)
-    pixels = grad.numel() // grad.size(1)
-    is_simple = columns <= WIDEST and pixels <= MOST_PIXELS
-    if is_simple or grad.numel() < LEAST_NUMEL:
+    n, channels, height, width = grad.shape
+    like = weight.new_empty(channels, 1, rows, columns)
+    is_small = n * height * width <= MOST_PIXELS
+    if (is_small and columns <= WIDEST) or grad.numel() < LEAST_NUMEL:
         return _backward(grad, x, like, stride, padding, 1)
-    height, width = padding
-    x = F.pad(x, (width, width, height, height))
-    band = max(1, MOST_PIXELS // (grad.size(0) * grad.size(3)))
+
+    reach = (height - 1) * stride[0] + rows, (width - 1) * stride[1] + columns
+    some = min(columns, WIDEST)
+    last = columns - some
+    width = (reach[1] - some) // stride[1] + 1  # with the pixels of no gradient
+    x = _framed(x, reach, padding, last)
+    grad = _framed(grad, (height, width), (0, 0))
+    images, band = (n, height) if is_small else (1, max(1, MOST_PIXELS // width))
+    parts = [
+        (
+            (image * height + top) * width,
+            (image * reach[0] + top * stride[0]) * reach[1],
+            min(band, height - top),
+        )
+        for image in range(0, n, images)
+        for top in range(0, height, band)
+    ]
     total = torch.zeros_like(like)
-    for top in range(0, grad.size(2), band):
-        part = grad[:, :, top : top + band]
-        begin = top * stride[0]
-        part_of_x = x[:, :, begin : begin + (part.size(2) - 1) * stride[0] + rows]
-        total += _by_columns(part, part_of_x, like, stride)
+    for begin in sorted({*range(0, last, some), last}):
+        total[..., begin : begin + some] = sum(
+            _backward(
+                _window(grad, start, images, high, width),
+                _window(
+                    x,
+                    source + begin,
+                    images,
+                    (high - 1) * stride[0] + rows,
+                    reach[1],
+                ),
+                like[..., :some],
+                stride,
+                (0, 0),
+                1,
+            )
+            for start, source, high in parts
+        )
     return total
 
 
-def _by_columns(grad: Tensor, x: Tensor, weight: Tensor, stride) -> Tensor:
-    """Return the gradient of the weight, of a convolution without padding."""
-    columns = weight.size(3)
-    reach = (grad.size(3) - 1) * stride[1]
-    parts = []
-    begin = 0
-    # As even as can be: a single column is slow where the stride is 2.
-    for indices in torch.arange(columns).tensor_split(-(-columns // WIDEST)):
-        some = len(indices)
-        window = x[..., begin : begin + reach + some]
-        parts.append(_backward(grad, window, weight[..., :some], stride, (0, 0), 1))
-        begin += some
-    return torch.cat(parts, 3)
+def _framed(x: Tensor, size, padding, spare: int = 0) -> Tensor:
+    """Return the pixels of a map behind zeros, and with zeros up to ``size``.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        size: height and width of the frame; what does not fit is cut off.
+        padding: zeros above, and to the left.
+        spare: pixels beyond the last.
+
+    Returns:
+        ``[N * height * width + spare, C]``, row by row.
+    """
+    height, width = size
+    top, left = padding
+    pixels = x.size(0) * height * width
+    result = x.new_zeros(pixels + spare, x.size(1))
+    x = x[:, :, : height - top, : width - left].permute(0, 2, 3, 1)
+    frame = result[:pixels].unflatten(0, (-1, height, width))
+    frame[:, top : top + x.size(1), left : left + x.size(2)] = x
+    return result
+
+
+def _window(pixels: Tensor, start: int, n: int, height: int, width: int) -> Tensor:
+    """View pixels ``[P, C]``, from one on, as maps ``[n, C, height, width]``."""
+    part = pixels[start : start + n * height * width]
+    return part.unflatten(0, (n, height, width)).permute(0, 3, 1, 2)
