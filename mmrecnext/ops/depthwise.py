@@ -219,10 +219,19 @@ def _framed(x: Tensor, size, padding, spare: int = 0) -> Tensor:
     height, width = size
     top, left = padding
     pixels = x.size(0) * height * width
-    result = x.new_zeros(pixels + spare, x.size(1))
+    result = x.new_empty(pixels + spare, x.size(1))
+    result[pixels:] = 0
     x = x[:, :, : height - top, : width - left].permute(0, 2, 3, 1)
+    bottom, right = top + x.size(1), left + x.size(2)
     frame = result[:pixels].unflatten(0, (-1, height, width))
-    frame[:, top : top + x.size(1), left : left + x.size(2)] = x
+    frame[:, top:bottom, left:right] = x
+    for margin in (
+        frame[:, :top],
+        frame[:, bottom:],
+        frame[:, top:bottom, :left],
+        frame[:, top:bottom, right:],
+    ):
+        margin.zero_()
     return result
 
 
