@@ -53,8 +53,9 @@ def plain_attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor
         d, c = q.shape[-1], values.shape[-1]
         # The denominators are those of values that are all 1.
         if 2 * c * d <= (c + d) * pixels:
-            sums, ones = k.mT @ values / pixels, k.mean(2)[..., None]
-            mixed, weight = q @ sums, q @ ones
+            mixed = q @ (k.mT @ values / pixels)
+            # Not as a product of matrices, which are slow with a single column.
+            weight = (q * k.mean(2, keepdim=True)).sum(-1, keepdim=True)
         else:
             likeness = q @ (k / pixels).mT
             mixed, weight = likeness @ values, likeness.sum(-1, keepdim=True)
