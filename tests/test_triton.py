@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mmrecnext.models.recconv import RecConv
 from mmrecnext.ops import kernels
 from mmrecnext.ops.attention import attend, plain_attend, try_attend
-from mmrecnext.ops.recconv import channels_fastest, recconv, runs_on_triton
+from mmrecnext.ops.recconv import recconv, runs_on_triton
 
 pytest.importorskip('triton')
 
@@ -143,18 +143,6 @@ def test_gpu_takes_the_kernels(dtype):
         assert runs_on_triton(x, layer.down, layer.convs, layer.mode)
         compiled = torch.compile(layer, fullgraph=True, dynamic=True)
         assert torch.equal(compiled(x), layer(x))
-
-
-def test_channels_fastest_saves_the_copy():
-    weight = torch.randn(6, 1, 5, 5)
-    packed = channels_fastest(weight)
-    assert torch.equal(packed, weight)
-    taps = mmrecnext.ops.recconv_triton.taps(packed)
-    assert taps.data_ptr() == packed.data_ptr()
-    assert torch.equal(taps, weight.flatten(1).t())
-    x = torch.randn(1, 6, 8, 8)
-    expected = F.conv2d(x, weight, padding=2, groups=6)
-    torch.testing.assert_close(F.conv2d(x, packed, padding=2, groups=6), expected)
 
 
 def test_kernel_that_fails_is_told_once(monkeypatch):

@@ -62,15 +62,6 @@ def recconv(
     )
 
 
-def channels_fastest(weight: Tensor) -> Tensor:
-    """Return a depthwise weight ``[C, 1, K, K]`` laid out as the kernels read it.
-
-    Of other weights they make such a copy at each call.
-    """
-    taps = weight.flatten(1).t().contiguous()
-    return taps.t().unflatten(1, weight.shape[1:])
-
-
 def try_recconv(dtype: torch.dtype, kernel_size: int, mode: str):
     """Run the kernels on a small map of the current device."""
     import mmrecnext.ops.recconv_triton  # noqa: F401
