@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import check, run_tool
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -14,8 +13,9 @@ from mmrecnext.ops.recconv import recconv, runs_on_triton
 
 pytest.importorskip('triton')
 
-import mmrecnext.ops.attention_triton
-import mmrecnext.ops.recconv_triton
+# They define the operators.
+import mmrecnext.ops.attention_triton  # noqa: F401
+import mmrecnext.ops.recconv_triton  # noqa: F401
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = 'cuda' if HAS_GPU else 'cpu'
