@@ -14,7 +14,7 @@ from mmrecnext.ops.recconv import recconv, runs_on_triton
 pytest.importorskip('triton')
 
 # They define the operators.
-import mmrecnext.ops.attention_triton  # noqa: F401
+import mmrecnext.ops.attention_triton
 import mmrecnext.ops.recconv_triton  # noqa: F401
 
 HAS_GPU = torch.cuda.is_available()
