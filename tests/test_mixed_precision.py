@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import golden_input, golden_weights
 from torch import nn
 
 from mmrecnext import ARCHS, RecNeXt
@@ -70,6 +71,26 @@ def test_models(arch, dtype):
             maps = model(image)
         for own, reference in zip(maps, expected, strict=True):
             assert deviation(own, reference) <= 8 * BOUNDS[dtype]
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+@torch.no_grad()
+def test_whole_models_in_inference(arch, golden_states):
+    """All blocks, with golden weights: by autocast, and switched to bf16 weights."""
+    model = RecNeXt(arch).eval()
+    model.load_state_dict(golden_weights(golden_states, arch))
+    image = golden_input()
+    expected = model(image)
+    maps = {}
+    for dtype in BOUNDS:
+        with torch.autocast('cpu', dtype):
+            maps[dtype] = [model(image)]
+    model.switch_to_deploy()
+    maps[torch.bfloat16].append(model.bfloat16()(image.bfloat16()))
+    for dtype, runs in maps.items():
+        for run in runs:
+            for own, reference in zip(run, expected, strict=True):
+                assert deviation(own, reference) <= BOUNDS[dtype]
 
 
 def squares(n):

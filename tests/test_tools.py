@@ -65,8 +65,19 @@ def loaded_all(log):
     return f'Loaded {size}/{size} weights of the backbone' in log
 
 
-def losses(log):
-    return [float(x) for x in re.findall(r' loss: (\S+)', log)]
+def losses(log, name='loss'):
+    return [float(x) for x in re.findall(rf' {name}: (\S+)', log)]
+
+
+def train_in_mixed_precision(config, options, work_dir):
+    """Train as with ``options``, but in another folder; return the log."""
+    if torch.cuda.is_available():
+        pytest.skip('on a GPU, fp16 may skip steps')
+    options = [*options]
+    options[options.index('--work-dir') + 1] = work_dir
+    log = check(run_tool('tools/train.py', config, '--amp', *options))
+    assert 'CPUAmpOptimWrapper' in log
+    return log
 
 
 class TestPublishedDetection:
@@ -76,6 +87,15 @@ class TestPublishedDetection:
         assert len(losses(log)) == 2 and np.isfinite(losses(log)).all()
         assert 'coco/segm_mAP: ' in log  # evaluated after the epoch
         assert (work_dir / 'epoch_1.pth').is_file()
+
+    def test_trains_in_mixed_precision(self, detector, tmp_path):
+        _, options, log = detector
+        options = [*options, 'train_cfg.max_epochs=1', 'train_cfg.val_interval=9']
+        own = train_in_mixed_precision(DET, options, tmp_path)
+        assert np.isfinite(losses(own)).all()
+        # The other losses are of regions that are drawn, by what precision changes.
+        single, half = losses(log, 'loss_rpn_cls')[0], losses(own, 'loss_rpn_cls')[0]
+        assert half == pytest.approx(single, rel=0.02) and half != single
 
     def test_resumes(self, detector):
         work_dir, options, _ = detector
@@ -112,14 +132,9 @@ class TestPublishedSegmentation:
         assert (work_dir / 'iter_2.pth').is_file()
 
     def test_trains_in_mixed_precision(self, segmentor, tmp_path):
-        if torch.cuda.is_available():
-            pytest.skip('on a GPU, fp16 may skip steps')
         _, options, log = segmentor
-        options = ['--work-dir', tmp_path, *options, 'train_cfg.max_iters=1']
-        index = options.index('--work-dir', 1)
-        del options[index : index + 2]
-        own = check(run_tool('tools/train.py', SEG, '--amp', *options))
-        assert 'CPUAmpOptimWrapper' in own
+        options = [*options, 'train_cfg.max_iters=1']
+        own = train_in_mixed_precision(SEG, options, tmp_path)
         assert losses(own)[0] == pytest.approx(losses(log)[0], rel=0.02)
         assert losses(own)[0] != losses(log)[0]
 
