@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -161,6 +162,9 @@ def run(argv, sandbox):
     for pattern, _, instead in SUBSTITUTES:
         if re.match(pattern, ' '.join(argv)):
             return instead(argv, sandbox)
+    if variable := re.match(r'([A-Z_]+)=(.*)', argv[0]):
+        with mock.patch.dict(os.environ, [variable.groups()]):
+            return run(argv[1:], sandbox)
     program, *args = argv
     assert program in ('python', '.venv/bin/python'), f'cannot run {argv}'
     log = check(python(quick(args, sandbox), sandbox))
