@@ -296,13 +296,16 @@ def checkpoint_filter_fn(checkpoint: Mapping[str, Any], model: nn.Module) -> dic
     return weights
 
 
-def load_classifier(name: str, checkpoint: str | None = None) -> RecNeXtClassifier:
+def load_classifier(
+    name: str, checkpoint: str | None = None, averaged: bool = False
+) -> RecNeXtClassifier:
     """Build a classifier for inference, with all of its weights.
 
     Args:
         name: a model, such as ``recnext_m3`` or ``recnext_m3.base_300e_in1k``.
         checkpoint: what :func:`~mmrecnext.checkpoint.load_pretrained` takes; by default
             the published weights.
+        averaged: take the moving averages that timm saves beside the weights, if any.
 
     Raises:
         OptionError: for a model of unknown name.
@@ -311,7 +314,8 @@ def load_classifier(name: str, checkpoint: str | None = None) -> RecNeXtClassifi
     published = get_pretrained(name)
     checkpoint = checkpoint or published.url
     loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
-    return classifier_of(named_weights(loaded), published.arch, checkpoint)
+    weights = named_weights(loaded, averaged)
+    return classifier_of(weights, published.arch, checkpoint)
 
 
 def classifier_of(

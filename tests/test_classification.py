@@ -407,16 +407,23 @@ def test_published_forms(golden_states, tmp_path, arch):
         next(publish.publish(model, tmp_path / arch))
 
 
-def test_publish_reads_what_timm_saves(golden_states, tmp_path):
-    saved = {'state_dict': three_classes(golden_states), 'args': Namespace(lr=1e-3)}
+@pytest.mark.parametrize('ema', [False, True])
+def test_publish_reads_what_timm_saves(golden_states, tmp_path, ema):
+    weights = three_classes(golden_states)
+    averaged = {key: value * 2 for key, value in weights.items()}
+    saved = {'state_dict': weights, 'state_dict_ema': averaged, 'args': Namespace()}
     torch.save(saved, tmp_path / 'last.pth.tar')
     done = run_tool(
         *('tools/publish.py', 'recnext_m0', tmp_path / 'last.pth.tar'),
-        tmp_path / 'recnext_m0',
+        *(tmp_path / 'recnext_m0', *(['--ema'] if ema else [])),
     )
     assert done.returncode == 0, done.stderr
     names = sorted(path.name.partition('-')[0] for path in tmp_path.iterdir())
     assert names == ['last.pth.tar', 'recnext_m0', 'recnext_m0', 'recnext_m0_fused']
+    (file,) = tmp_path.glob('recnext_m0-*.pth')
+    released = torch.load(file)['model']
+    for key, value in (averaged if ema else weights).items():
+        assert released[key].equal(value)
 
 
 def test_get_flops_prints_a_table():

@@ -35,6 +35,11 @@ def parse_args() -> argparse.Namespace:
         '--checkpoint', metavar='FILE', help='weights [the published ones]'
     )
     parser.add_argument(
+        '--ema',
+        action='store_true',
+        help='take the moving averages that timm saves beside the weights',
+    )
+    parser.add_argument(
         '--fused', action='store_true', help='merge all batch norms before'
     )
     parser.add_argument(
@@ -59,7 +64,7 @@ def main():
     """Evaluate, and end with a line of figures."""
     args = parse_args()
     images = read_folder(Path(args.data))
-    model = load_classifier(args.model, args.checkpoint)
+    model = load_classifier(args.model, args.checkpoint, args.ema)
     if model.num_classes != len(images.classes):
         raise ConfigError(
             f'{images.root} has folders of {len(images.classes)} classes, but '

@@ -33,13 +33,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'out', help='how the files begin, such as released/recnext_m3_distill_300e'
     )
+    parser.add_argument(
+        '--ema',
+        action='store_true',
+        help='take the moving averages that timm saves beside the weights',
+    )
     return parser.parse_args()
 
 
 def main():
     """Write the three files and name them."""
     args = parse_args()
-    model = load_classifier(args.model, args.checkpoint)
+    model = load_classifier(args.model, args.checkpoint, args.ema)
     for file in publish(model, Path(args.out)):
         print(file)
 
