@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -173,35 +176,24 @@ def weight_gradient(
     x = _framed(x, reach, padding, last)
     grad = _framed(grad, (height, width), (0, 0))
     images, band = (n, height) if is_small else (1, max(1, MOST_PIXELS // width))
-    parts = [
-        (
-            (image * height + top) * width,
-            (image * reach[0] + top * stride[0]) * reach[1],
-            min(band, height - top),
+
+    def by_part(begin: int, image: int, top: int) -> Tensor:
+        high = min(band, height - top)
+        shape = (images, high, width)
+        source = (images, (high - 1) * stride[0] + rows, reach[1])
+        return _backward(
+            _window(grad, (image * height + top) * width, shape),
+            _window(x, (image * reach[0] + top * stride[0]) * reach[1] + begin, source),
+            like[..., :some],
+            stride,
+            (0, 0),
+            1,
         )
-        for image in range(0, n, images)
-        for top in range(0, height, band)
-    ]
-    total = torch.zeros_like(like)
+
+    parts = list(product(range(0, n, images), range(0, height, band)))
     for begin in sorted({*range(0, last, some), last}):
-        total[..., begin : begin + some] = sum(
-            _backward(
-                _window(grad, start, images, high, width),
-                _window(
-                    x,
-                    source + begin,
-                    images,
-                    (high - 1) * stride[0] + rows,
-                    reach[1],
-                ),
-                like[..., :some],
-                stride,
-                (0, 0),
-                1,
-            )
-            for start, source, high in parts
-        )
-    return total
+        like[..., begin : begin + some] = sum(by_part(begin, *part) for part in parts)
+    return like
 
 
 def _framed(x: Tensor, size, padding, spare: int = 0) -> Tensor:
@@ -235,7 +227,7 @@ def _framed(x: Tensor, size, padding, spare: int = 0) -> Tensor:
     return result
 
 
-def _window(pixels: Tensor, start: int, n: int, height: int, width: int) -> Tensor:
-    """View pixels ``[P, C]``, from one on, as maps ``[n, C, height, width]``."""
-    part = pixels[start : start + n * height * width]
-    return part.unflatten(0, (n, height, width)).permute(0, 3, 1, 2)
+def _window(pixels: Tensor, start: int, shape: tuple[int, int, int]) -> Tensor:
+    """View pixels ``[P, C]``, from one on, as maps of ``shape`` ``(N, H, W)``."""
+    part = pixels[start : start + math.prod(shape)]
+    return part.unflatten(0, shape).permute(0, 3, 1, 2)
