@@ -35,9 +35,20 @@ class DepthwiseConv2d(nn.Conv2d):
             dtype = torch.get_autocast_dtype('cpu')
             x, weight = x.to(dtype), weight.to(dtype)
             bias = None if bias is None else bias.to(dtype)
+        if self._only_scales():
+            # On one thread, PyTorch loops over the channels of such a convolution.
+            y = x * _per_channel(weight)
+            return y if bias is None else y + _per_channel(bias)
         if self.training and torch.is_grad_enabled():
             return _Depthwise.apply(x, weight, bias, self.stride, self.padding)
         return depthwise(x, weight, bias, self.stride, self.padding)
+
+    def _only_scales(self) -> bool:
+        return (
+            self.kernel_size == self.stride == (1, 1)
+            and self.padding == (0, 0)
+            and self.out_channels == self.in_channels
+        )
 
     def _is_apt(self, x: Tensor) -> bool:
         is_compiled = torch.compiler.is_compiling() and self.training
@@ -82,7 +93,11 @@ def depthwise(
     ]
     y = torch.stack([part.permute(0, 2, 3, 1) for part in parts], -1)
     y = y.flatten(3).permute(0, 3, 1, 2)
-    return y if bias is None else y.add_(bias[:, None, None])
+    return y if bias is None else y.add_(_per_channel(bias))
+
+
+def _per_channel(x: Tensor) -> Tensor:
+    return x.flatten()[:, None, None]
 
 
 class _Depthwise(torch.autograd.Function):

@@ -269,7 +269,14 @@ class _Lean(torch.autograd.Function):
 
 
 def _parameters(modules: Sequence[nn.Module]) -> list[Tensor]:
-    return [p for module in modules for p in module.parameters()]
+    # Not by `parameters()`, which takes as long as many a small layer.
+    return [
+        p
+        for module in modules
+        for part in module.modules()
+        for p in part._parameters.values()
+        if p is not None
+    ]
 
 
 def _gradients(
