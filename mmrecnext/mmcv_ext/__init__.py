@@ -10,7 +10,6 @@ for last: wherever mmcv has its own compiled module, that one is loaded.
 Nothing heavy is imported here: torch and torchvision load with ``mmcv._ext`` itself.
 """
 
-import functools
 import os
 import sys
 from importlib.abc import MetaPathFinder
@@ -68,10 +67,7 @@ def install() -> bool:
         return False
     if _FINDER not in sys.meta_path:
         sys.meta_path.append(_FINDER)
-    needed = _compiled_state() == 'missing'
-    if needed:
-        _announce()
-    return needed
+    return _compiled_state() == 'missing'
 
 
 def status() -> dict[str, str]:
@@ -98,14 +94,14 @@ def _compiled_state() -> str:
     return 'missing' if compiled is None else 'present'
 
 
-@functools.cache
-def _announce() -> None:
-    if any(os.environ.get(rank, '0') != '0' for rank in ('RANK', 'LOCAL_RANK')):
-        return
-    from mmengine.logging import print_log
+def announce():
+    """Tell once, on the first rank, that operators are not mmcv's own.
 
-    print_log(
-        'mmcv lacks its compiled operators: mmrecnext stands in for them with '
-        f'torchvision and PyTorch ({SWITCH}=0 turns this off)',
-        logger='current',
-    )
+    It goes to stderr: what a tool prints for another program is on stdout.
+    """
+    if all(os.environ.get(rank, '0') == '0' for rank in ('RANK', 'LOCAL_RANK')):
+        print(
+            'mmcv lacks its compiled operators: mmrecnext stands in for them with '
+            f'torchvision and PyTorch ({SWITCH}=0 turns this off)',
+            file=sys.stderr,
+        )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 import torchvision
 
-from mmrecnext.mmcv_ext import OPERATORS
+from mmrecnext.mmcv_ext import OPERATORS, announce
 from mmrecnext.mmcv_ext.deform_conv import (
     deform_conv_backward_input,
     deform_conv_backward_parameters,
@@ -59,6 +59,8 @@ __all__ = [
     'softmax_focal_loss_forward',
     'softnms',
 ]
+
+announce()
 
 
 def get_compiler_version() -> str:
