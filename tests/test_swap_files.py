@@ -4,6 +4,7 @@ import pytest
 from conftest import run_tool
 from mmengine.config import Config
 
+from mmrecnext.errors import ConfigError
 from mmrecnext.swap import changes, plain, read_config, swap_backbone, write_config
 from mmrecnext.swap.files import ABSENT, delta, render
 from mmrecnext.swap.trial import build_model
@@ -77,6 +78,45 @@ def test_a_setting_that_is_gone_is_written_entirely(tmp_path):
     out = tmp_path / 'swapped.py'
     assert 'does not read back' in write_config(new, out)
     assert plain(Config.fromfile(out)) == plain(new)
+
+
+@pytest.fixture
+def family(tmp_path):
+    """A config of one's own, the file that it inherits from, and links to both."""
+    (tmp_path / 'parent.py').write_text(
+        "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n"
+    )
+    (tmp_path / 'child.py').write_text("_base_ = 'parent.py'\n")
+    for name in ('parent', 'child'):
+        (tmp_path / f'link_to_{name}.py').symlink_to(f'{name}.py')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    'out',
+    ['child.py', 'parent.py', './child.py', 'link_to_child.py', 'link_to_parent.py'],
+)
+def test_no_config_that_is_read_is_overwritten(out, family, monkeypatch):
+    monkeypatch.chdir(family)
+    before = {file: file.read_text() for file in family.iterdir()}
+    new = swap_backbone('child.py', 'm0')
+    with pytest.raises(
+        ConfigError, match='the config to swap, or one that it inherits'
+    ):
+        write_config(new, out, 'child.py')
+    assert {file: file.read_text() for file in family.iterdir()} == before
+
+
+def test_what_cannot_be_read_back_replaces_nothing(family):
+    new = swap_backbone(family / 'child.py', 'm0')
+    new.model.backbone.norm_cfg = object()  # whose code is none
+    out = family / 'mine.py'
+    out.write_text('mine = 1\n')
+    before = sorted(family.iterdir())
+    with pytest.raises(ConfigError, match='cannot read'):
+        write_config(new, out)
+    assert out.read_text() == 'mine = 1\n'
+    assert sorted(family.iterdir()) == before
 
 
 def test_changes_name_every_field_once():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -178,18 +179,57 @@ def write_config(cfg: Config, out: str | Path, base: str | Path | None = None) -
 
     Returns:
         An empty string, or why the whole config was written.
+
+    Raises:
+        ConfigError: where ``out`` is a config that is read, or what would be written
+            cannot be; a file that is there stays as it is.
     """
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     base = base or cfg.filename
     reason = 'the config that was swapped is in no file'
     if base:
         file = locate(base)
         before, after = plain(read_config(file)), plain(cfg)
-        base = f'_base_ = {base_name(file, out)!r}'
-        out.write_text(f'{base}\n\n{render_all(delta(before, after))}')
-        if plain(Config.fromfile(out, import_custom_modules=False)) == after:
-            return ''
-        reason = 'a `_base_` with the differences does not read back the same'
-    cfg.dump(out)
+        check_out(out, file)
+    with replacing(out) as new:
+        if base:
+            base = f'_base_ = {base_name(file, out)!r}'
+            new.write_text(f'{base}\n\n{render_all(delta(before, after))}')
+            if plain(read_config(new)) == after:
+                return ''
+            reason = 'a `_base_` with the differences does not read back the same'
+        cfg.dump(new)
+        read_config(new)
     return reason
+
+
+def check_out(out: Path, file: Path):
+    """Check that a config may be written in place of what is there.
+
+    Raises:
+        ConfigError: where ``out`` is the config ``file`` or one it inherits from.
+    """
+    if out.exists() and any(map(out.samefile, lineage(file))):
+        raise ConfigError(
+            f'out: {out} is the config to swap, or one that it inherits from: choose '
+            'another file'
+        )
+
+
+def lineage(file: Path) -> Iterator[Path]:
+    """Yield the files of a config and of all that it inherits from."""
+    yield file
+    for name in Config._get_base_files(str(file)):
+        yield from lineage(Path(Config._get_cfg_path(name, str(file))[0]))
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """Give a file to write that becomes another, unless an error is raised."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_name(f'.{file.stem}-{os.getpid()}{file.suffix}')
+    try:
+        yield new
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
