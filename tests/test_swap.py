@@ -2,6 +2,7 @@
 
 import copy
 from math import prod
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -9,7 +10,7 @@ from mmengine.config import Config
 import mmrecnext
 from mmrecnext import ARCHS, swap_backbone
 from mmrecnext.cli import fit_cpu, nodes
-from mmrecnext.errors import ConfigError, OptionError
+from mmrecnext.errors import CheckpointError, ConfigError, OptionError
 from mmrecnext.swap import plain, read_config
 from mmrecnext.swap.measure import measure_backbone, measure_necks, type_of
 from mmrecnext.swap.training import build
@@ -302,22 +303,30 @@ def test_norms_that_count_across_gpus():
     assert cfg.model.roi_head.mask_head.norm_cfg.type == 'BN'
 
 
-def test_the_weights_to_start_from():
+def test_the_weights_to_start_from(tmp_path):
     name = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
     def init_cfg(arch, pretrained):
         return swapped(name, arch, pretrained).model.backbone.get('init_cfg')
 
     assert init_cfg('a3', True).checkpoint == 'recnext_a3.dist_300e_in1k'
-    assert init_cfg('a3', 'mine.pth') == dict(type='Pretrained', checkpoint='mine.pth')
+    mine = str(tmp_path / 'mine.pth')
+    Path(mine).touch()
+    hub, url = 'hf-hub:someone/recnext', 'https://somewhere/a3.pth'
+    for weights in (mine, 'a3', 'suous/recnext_a3.base_300e_in1k', hub, url):
+        expected = dict(type='Pretrained', checkpoint=weights)
+        assert init_cfg('a3', weights) == expected
     assert init_cfg('a3', False) is init_cfg('a3', None) is None
     tiny = dict(base='a3', depths=(1, 1, 1, 1))
     assert swapped(name, tiny).model.backbone.arch == tiny
-    assert init_cfg(tiny, 'mine.pth').checkpoint == 'mine.pth'
+    assert init_cfg(tiny, mine).checkpoint == mine
     with pytest.raises(OptionError, match='pretrained=False'):
         init_cfg(tiny, True)
     with pytest.raises(OptionError, match='m0, m1, m2'):
         init_cfg('m6', True)
+    for missing in ('lost/m0.pth', 'm0.pth', 'recnext_m6', 'a3.in1k'):
+        with pytest.raises(CheckpointError, match=f'no checkpoint {missing}'):
+            init_cfg('a3', missing)
 
 
 @pytest.mark.parametrize(

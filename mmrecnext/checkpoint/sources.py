@@ -48,13 +48,30 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
     path = Path(filename).expanduser()
     if path.is_file():
         return read_file(path, map_location)
-    try:
-        published = get_pretrained(filename)
-    except OptionError as error:
-        raise CheckpointError(f'there is no checkpoint {path}, and {error}') from error
+    published = _published(filename)
     if filename.startswith(f'{HUB_OWNER}/'):
         return load_from_hub(published.hub_id, map_location)
     return load_from_http(published.url, map_location)
+
+
+def check_source(filename: str):
+    """Check that a checkpoint is a file or of a published name, fetching nothing.
+
+    URLs and repositories on the hub pass.
+
+    Raises:
+        CheckpointError: for a file that is missing or an unknown name.
+    """
+    remote = '://' in filename or filename.startswith(HUB_PREFIXES)
+    if not remote and not Path(filename).expanduser().is_file():
+        _published(filename)
+
+
+def _published(name: str) -> Pretrained:
+    try:
+        return get_pretrained(name)
+    except OptionError as error:
+        raise CheckpointError(f'there is no checkpoint {name}, and {error}') from error
 
 
 def load_from_http(

@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmrecnext.archs import NUM_STAGES, Arch, get_arch
+from mmrecnext.checkpoint.sources import check_source
 from mmrecnext.cli import FRAMEWORKS, SYNCED_NORMS, nodes
 from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.pretrained import get_pretrained
@@ -56,6 +57,7 @@ def swap_backbone(
         ConfigError: for a config whose backbone cannot be swapped, or in which
             something cannot be rewritten, naming the field.
         OptionError: for an unknown ``arch``, or one without published weights.
+        CheckpointError: for weights that are no file, URL or published name.
     """
     layout = get_arch(arch)
     init_cfg = initialisation(arch, pretrained)
@@ -117,6 +119,7 @@ def initialisation(arch: str | Mapping, pretrained: bool | str | None) -> dict |
                 'settings name a checkpoint that fits, or set pretrained=False'
             )
         pretrained = get_pretrained(arch).name
+    check_source(str(pretrained))
     return dict(type='Pretrained', checkpoint=str(pretrained))
 
 
