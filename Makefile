@@ -24,7 +24,7 @@ data: env  ## draw the shapes of the demos into data/shapes
 define run_demo
 $(PY) tools/train.py configs/$(1).py
 $(PY) tools/infer.py configs/$(1).py "$$(cat work_dirs/$(1)/last_checkpoint)" \
-    data/shapes/val2017 --out-dir work_dirs/$(1)/pictures --sheet 6 --score-thr 0.5
+    data/shapes/val2017 --out-dir work_dirs/$(1)/pictures --sheet 6 --score-thr 0.7
 $(PY) tools/test.py configs/$(1).py "$$(cat work_dirs/$(1)/last_checkpoint)"
 @echo "pictures: work_dirs/$(1)/pictures, six of them in sheet.png"
 endef

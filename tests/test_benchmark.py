@@ -1,3 +1,4 @@
+import itertools
 import json
 import runpy
 from dataclasses import replace
@@ -16,7 +17,7 @@ from mmrecnext.benchmark.detector import PARTS, PartClock
 from mmrecnext.benchmark.growth import growth_table, measure_growth
 from mmrecnext.benchmark.measure import count_flops, measure, peak_bytes, saved_bytes
 from mmrecnext.benchmark.original import Original, original_of
-from mmrecnext.benchmark.pictures import draw_growth
+from mmrecnext.benchmark.pictures import draw_growth, keep_labels_apart, new_figure
 from mmrecnext.benchmark.startup import STEPS, measure_startup, startup_rows
 from mmrecnext.benchmark.workloads import Workload, build_backbone, compiled
 from mmrecnext.errors import OptionError
@@ -274,3 +275,14 @@ def test_a_moment_counts_for_the_innermost_part(monkeypatch):
             'heads': 1 + 2,
             'post-processing': 8 + 16,
         }
+
+
+def test_labels_of_one_panel_are_kept_apart():
+    figure = new_figure(4, 3)
+    axes = figure.subplots()
+    for name in ('M2', 'M3', 'M4', 'A3'):
+        axes.annotate(name, (0.5, 0.5), xytext=(5, 0), textcoords='offset points')
+    keep_labels_apart(figure)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    pairs = itertools.combinations(boxes, 2)
+    assert not any(one.overlaps(other) for one, other in pairs)

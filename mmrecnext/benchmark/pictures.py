@@ -61,6 +61,18 @@ def tidy(axes: Axes):
     axes.set_axisbelow(True)
 
 
+def keep_labels_apart(figure: Figure):
+    """Move labels up until none lies on another of the same panel."""
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        taken = []
+        for label in sorted(axes.texts, key=lambda text: text.get_window_extent().y0):
+            while any(label.get_window_extent().overlaps(box) for box in taken):
+                x, y = label.xyann
+                label.xyann = (x, y + 1)
+            taken.append(label.get_window_extent())
+
+
 def draw_accuracy(results: Sequence[Result], file: str, caption: str):
     """Draw accuracy against latency, a panel per accuracy that is known.
 
@@ -93,10 +105,12 @@ def draw_accuracy(results: Sequence[Result], file: str, caption: str):
         axes.set_xlabel(f'milliseconds, {task(points[0][0].case)}')
         axes.set_ylabel(name)
     forms = dict.fromkeys(form for _, form in chosen)
-    for form in forms:
-        all_axes[0].plot([], [], MARKS[form], color=PEER_COLOUR, label=form)
-    all_axes[0].legend(frameon=False, loc='lower right')
+    if len(forms) > 1:
+        for form in forms:
+            all_axes[0].plot([], [], MARKS[form], color=PEER_COLOUR, label=form)
+        all_axes[0].legend(frameon=False, loc='lower right')
     figure.supxlabel(caption, fontsize=7, color=PEER_COLOUR)
+    keep_labels_apart(figure)
     figure.savefig(file, dpi=160)
 
 
@@ -157,7 +171,7 @@ def draw_growth(results: Sequence[Result], file: str, caption: str):
     images = f'images of {small[0]} x {small[1]}'
     columns = (
         ('ns per pixel', 'side of the image', sizes, side, nanoseconds),
-        ('kB per pixel', 'side of the image', sizes, side, kilobytes),
+        ('bytes per pixel', 'side of the image', sizes, side, peak),
         (
             'ns per pixel',
             images,
@@ -184,6 +198,7 @@ def draw_growth(results: Sequence[Result], file: str, caption: str):
                 axes.set_xlabel(xlabel)
         row[0].set_ylabel(series, color=COLOURS[series], fontweight='bold')
     figure.supxlabel(caption, fontsize=7, color=PEER_COLOUR)
+    keep_labels_apart(figure)
     figure.savefig(file, dpi=140)
 
 
@@ -197,9 +212,9 @@ def nanoseconds(result: Result) -> float:
     return result.median / result.case.pixels * 1e9
 
 
-def kilobytes(result: Result) -> float:
-    """Return the memory per pixel."""
-    return result.peak_bytes / result.case.pixels / 1e3
+def peak(result: Result) -> float:
+    """Return the bytes of memory per pixel."""
+    return result.peak_bytes / result.case.pixels
 
 
 def log_axes(axes: Axes, ticks: Sequence[int]):
