@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.dist import is_main_process
-from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
+from mmengine.utils import get_installed_path, is_installed
 
 from mmrecnext.errors import ConfigError, UserError
 from mmrecnext.runner import leaf_datasets
@@ -106,26 +106,53 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
         ConfigError: for a config that is missing, broken or of another framework, a
             framework that is not installed, or an option of unknown name.
     """
-    if '::' in path:
-        return _checked(_read(path, get_config), path, options)
-    file = Path(path)
-    if not file.is_file():
-        named = {p.name: p for p in shipped('configs').rglob('*.py')}
-        if path not in named:
-            close = difflib.get_close_matches(file.name, named, n=5, cutoff=0)
-            raise ConfigError(
-                f'there is no config {path}; of those that ship with mmrecnext, in '
-                f'{shipped("configs")}, the closest are {", ".join(close)}'
-            )
-        file = named[path]
-    return _checked(_read(file, Config.fromfile), file, options)
-
-
-def _read(file: str | Path, read: Callable[..., Config]) -> Config:
+    file = locate(path)
     try:
-        return read(file)
+        cfg = Config.fromfile(file)
     except Exception as error:
         raise ConfigError(f'cannot read {file}: {error}') from error
+    return _checked(cfg, file, options)
+
+
+def locate(name: str | Path) -> Path:
+    """Return the file of a config.
+
+    Args:
+        name: a path, a name such as ``mmdet::FILE``, or that of one in ``configs/`` or
+            below.
+
+    Raises:
+        ConfigError: where there is none, naming the closest.
+    """
+    package, _, inner = str(name).rpartition('::')
+    if package and not is_installed(package):
+        if package in FRAMEWORKS:
+            hint = f'is not installed: pip install {FRAMEWORKS[package]}'
+        else:
+            hint = f'is no framework; those are {" and ".join(FRAMEWORKS)}'
+        raise ConfigError(f'there is no config {name}: {package} {hint}')
+    folder = configs_of(package) if package else shipped('configs')
+    file = folder / inner if package else Path(name)
+    if file.is_file():
+        return file
+    found = sorted(folder.rglob('*.py'))
+    if package:
+        named = {f'{package}::{x.relative_to(folder).as_posix()}': x for x in found}
+    else:
+        named = {x.name: x for x in found}
+    if str(name) in named:
+        return named[str(name)]
+    sought = str(name) if package else file.name
+    close = difflib.get_close_matches(sought, named, n=3, cutoff=0)
+    raise ConfigError(
+        f'there is no config {name}; of those in {folder}, the closest are '
+        f'{", ".join(close)}'
+    )
+
+
+def configs_of(package: str) -> Path:
+    """Return the folder of the configs that an installed framework ships."""
+    return Path(get_installed_path(package)) / '.mim' / 'configs'
 
 
 def _checked(cfg: Config, file: str | Path, options: Mapping | None) -> Config:

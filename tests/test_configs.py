@@ -13,6 +13,7 @@ from mmrecnext import ARCHS
 from mmrecnext.cli import load_config, nodes
 from mmrecnext.errors import ConfigError
 from mmrecnext.pretrained import PRETRAINED
+from mmrecnext.swap import read_config
 
 model_zoo = tool('model_zoo')
 
@@ -223,8 +224,26 @@ class TestMetafile:
 
 def test_bare_names_are_found_below_configs():
     name = 'retinanet_recnext_a0_coco.py'
-    assert load_config(name).filename == str(FOLDER / 'retinanet' / name)
-    with pytest.raises(
-        ConfigError, match=r'closest are .*retinanet_recnext_m3_coco\.py'
-    ):
-        load_config('retinanet_recnext_m3.py')
+    for read in (load_config, read_config):
+        assert read(name).filename == str(FOLDER / 'retinanet' / name)
+
+
+@pytest.mark.parametrize('read', [load_config, read_config])
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('retinanet_recnext_m3.py', r'closest are .*retinanet_recnext_m3_coco\.py'),
+        (
+            'mmdet::retinanet_r50_fpn_1x.py',
+            'closest are .*mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+        ),
+        (
+            'mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k.py',
+            'closest are .*mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512.py',
+        ),
+        ('nosuch::x.py', 'nosuch is no framework; those are mmdet and mmseg'),
+    ],
+)
+def test_a_config_that_is_not_there_is_answered_by_the_closest(read, name, message):
+    with pytest.raises(ConfigError, match=f'^there is no config {name}.*{message}'):
+        read(name)

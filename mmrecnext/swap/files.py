@@ -9,41 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.utils import get_installed_path, is_installed
+from mmengine.utils import is_installed
 
-from mmrecnext.cli import FRAMEWORKS, shipped
+from mmrecnext.cli import FRAMEWORKS, configs_of, locate
 from mmrecnext.errors import ConfigError
 
 ABSENT = object()
 LINE = 70
-
-
-def locate(name: str | Path) -> Path:
-    """Return the file of a config.
-
-    Args:
-        name: a path, a name such as ``mmdet::FILE``, or that of one in ``configs/``.
-
-    Raises:
-        ConfigError: where there is none.
-    """
-    package, _, inner = str(name).rpartition('::')
-    if package and not is_installed(package):
-        raise ConfigError(
-            f'{name}: {package} is not installed: pip install '
-            f'{FRAMEWORKS.get(package, package)}'
-        )
-    file = configs_of(package) / inner if package else Path(name)
-    if not file.exists() and file.name == str(name):
-        file = shipped('configs') / name
-    if not file.is_file():
-        raise ConfigError(f'there is no config {name}')
-    return file
-
-
-def configs_of(package: str) -> Path:
-    """Return the folder of the configs that an installed framework ships."""
-    return Path(get_installed_path(package)) / '.mim' / 'configs'
 
 
 def read_config(name: str | Path) -> Config:

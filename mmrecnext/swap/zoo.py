@@ -11,10 +11,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmrecnext.cli import FRAMEWORKS, nodes
+from mmrecnext.cli import FRAMEWORKS, configs_of, nodes
 from mmrecnext.errors import UserError
 from mmrecnext.swap.backbone import swap_backbone
-from mmrecnext.swap.files import configs_of, plain, read_config
+from mmrecnext.swap.files import plain, read_config
 from mmrecnext.swap.measure import type_of
 from mmrecnext.swap.trial import Trial, attempt, build_model
 
