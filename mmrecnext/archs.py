@@ -5,6 +5,7 @@ Source: RecNeXt (https://github.com/suous/RecNeXt).
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -162,8 +163,11 @@ def get_arch(arch: str | Mapping) -> Arch:
     """
     if isinstance(arch, str):
         if arch not in ARCHS:
+            plain = arch.lower().removeprefix('recnext_')
+            close = difflib.get_close_matches(plain, ARCHS, n=1)
+            hint = f'did you mean {close[0]}? The' if close else 'the'
             raise OptionError(
-                f'unknown arch {arch!r}; the archs are {", ".join(ARCHS)}'
+                f'unknown arch {arch!r}; {hint} archs are {", ".join(ARCHS)}'
             )
         return ARCHS[arch]
     if not isinstance(arch, Mapping):

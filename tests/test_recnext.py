@@ -248,6 +248,9 @@ def test_other_image_channels():
     ('options', 'error', 'message'),
     [
         (dict(arch='m6'), OptionError, 'm0, m1, m2, m3, m4, m5, a0'),
+        (dict(arch='M3'), OptionError, r'did you mean m3\? The archs are m0'),
+        (dict(arch='recnext_m3'), OptionError, r'did you mean m3\?'),
+        (dict(arch='t_shared'), OptionError, r'did you mean t_share_channel\?'),
         (dict(arch=3), TypeError, 'a name or a dict'),
         (dict(arch=dict(depth=(1, 1, 1, 1))), OptionError, 'dims, depths, mixers'),
         (dict(arch=dict(depths=(1, 1, 1))), OptionError, '4 entries, one per stage'),
