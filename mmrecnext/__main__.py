@@ -1,17 +1,18 @@
-"""``python -m mmrecnext``: what this installation is and what it lacks."""
+"""``python -m mmrecnext``: what this installation is and what it lacks.
+
+It runs wherever Python does, so that it can tell of any package that is missing.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
+import textwrap
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from mmrecnext import ARCHS, __version__, mmcv_ext
-from mmrecnext.cli import shipped
+from mmrecnext import __version__, mmcv_ext
 
 PACKAGES = (
     'torch',
@@ -24,18 +25,31 @@ PACKAGES = (
     'timm',
 )
 # What each job needs, as alternatives of distributions, and the command that adds it.
+BASE = [
+    (('torch',), "pip install 'torch>=2.7'"),
+    (('torchvision',), "pip install 'torchvision>=0.22'"),
+    (('mmengine',), "pip install 'mmengine>=0.10.5,<0.11'"),
+    (('numpy',), 'pip install numpy'),
+    (('rich',), 'pip install rich'),
+]
+MMCV = (('mmcv', 'mmcv-lite'), "pip install 'mmcv-lite>=2.0.0,<2.2.0'")
 NEEDS = {
-    'detection': [
-        (('mmcv', 'mmcv-lite'), "pip install 'mmcv-lite>=2.0.0,<2.2.0'"),
-        (('mmdet',), "pip install 'mmdet>=3.1.0,<3.4.0'"),
-    ],
+    'detection': [*BASE, MMCV, (('mmdet',), "pip install 'mmdet>=3.1.0,<3.4.0'")],
     'segmentation': [
-        (('mmcv', 'mmcv-lite'), "pip install 'mmcv-lite>=2.0.0,<2.2.0'"),
+        *BASE,
+        MMCV,
         (('mmsegmentation',), "pip install 'mmsegmentation>=1.1.0,<1.3.0'"),
         (('ftfy',), 'pip install ftfy'),
         (('regex',), 'pip install regex'),
     ],
+    'classification': [
+        *BASE,
+        (('timm',), "pip install 'timm>=1.0.0'"),
+        (('safetensors',), 'pip install safetensors'),
+    ],
 }
+WIDTH = 80
+INDENT = 16
 
 
 def installed(package: str) -> str | None:
@@ -48,44 +62,69 @@ def installed(package: str) -> str | None:
 
 def device() -> str:
     """Describe what PyTorch computes on."""
+    try:
+        import torch
+    except ImportError as error:
+        return f'none: {error}'
     if torch.cuda.is_available():
         return f'{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})'
     return f'CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores'
 
 
-def main():
-    """Print the report."""
-    console = Console(highlight=False)
-    table = Table(
-        title=f'mmrecnext {__version__}', show_header=False, title_justify='left'
-    )
-    table.add_row('archs', ' '.join(ARCHS))
-    table.add_row('Python', f'{platform.python_version()} on {platform.system()}')
-    table.add_row('device', device())
-    for package in PACKAGES:
-        if found := installed(package):
-            table.add_row(package, found)
-    for kind in ('configs', 'tools'):
-        table.add_row(kind, str(shipped(kind)))
-    console.print(table)
+def contents() -> dict[str, str]:
+    """Return what mmrecnext has, if what it stands on is there."""
+    try:
+        from mmrecnext.archs import ARCHS
+        from mmrecnext.cli import shipped
+    except ImportError:
+        return {}
+    places = {kind: str(shipped(kind)) for kind in ('configs', 'tools')}
+    return {'archs': listed(ARCHS), **places}
 
-    sources: dict[str, list[str]] = {}
+
+def operators() -> dict[str, list[str]]:
+    """Return the operators of mmcv, forward and backward as one, by what has them."""
+    by: dict[str, list[str]] = {}
     for operator, source in mmcv_ext.status().items():
-        sources.setdefault(source, []).append(operator)
-    operators = Table('mmcv operators by', '')
-    for source, names in sources.items():
-        operators.add_row(source, ', '.join(names))
-    console.print(operators)
+        name = re.sub('_(for|back)ward.*', '', operator)
+        if name not in by.setdefault(source, []):
+            by[source].append(name)
+    return by
 
+
+def row(name: str, value: str):
+    """Print a line of the report; it is never cut, so that a path can be copied."""
+    print(f'{name:<{INDENT}}{value}')
+
+
+def listed(names: Iterable[str]) -> str:
+    """Join names, in lines that fit into the second column."""
+    return textwrap.fill(
+        ' '.join(names), WIDTH - INDENT, break_on_hyphens=False
+    ).replace('\n', '\n' + ' ' * INDENT)
+
+
+def main():
+    """Print the report, and last what is ready."""
+    row('mmrecnext', __version__)
+    row('Python', f'{platform.python_version()} on {platform.system()}')
+    row('device', device())
+    for package in PACKAGES:
+        row(package, installed(package) or '-')
+    for name, value in contents().items():
+        row(name, value)
+    print('operators of mmcv')
+    for source, names in operators().items():
+        row(f'  {source}', listed(names))
+
+    print()
     for job, needs in NEEDS.items():
         commands = [
             command for packages, command in needs if not any(map(installed, packages))
         ]
-        if commands:
-            console.print(f'{job}: not ready; run')
-            console.print('\n'.join(f'    {command}' for command in commands))
-        else:
-            console.print(f'{job}: ready')
+        print(f'{job}: {"not ready; run" if commands else "ready"}')
+        for command in commands:
+            print(f'    {command}')
 
 
 if __name__ == '__main__':

@@ -443,5 +443,50 @@ def test_configs_of_the_frameworks_load():
 
 def test_installation_report():
     report = check(run_tool('-m', 'mmrecnext'))
-    for word in ('torch', 'mmengine', 'm0 m1', 'detection: ready', 'roi_align'):
+    for word in ('torch', 'mmengine', 'm0 m1', 'roi_align', str(ROOT / 'configs')):
         assert word in report
+    jobs = ('detection', 'segmentation', 'classification')
+    assert report.endswith(''.join(f'{job}: ready\n' for job in jobs))
+
+
+ABSENT = """
+import importlib.metadata, sys
+sys.modules[{module!r}] = None
+version = importlib.metadata.version
+def version_but(name):
+    if name.startswith({module!r}):
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+importlib.metadata.version = version_but
+"""
+
+
+@pytest.mark.parametrize('module', ['torch', 'mmengine', 'mmcv', 'timm', 'rich'])
+def test_installation_report_names_what_is_missing(module, tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(ABSENT.format(module=module))
+    done = report_of(tmp_path)
+    assert done.returncode == 0, done.stderr
+    jobs = {
+        'mmcv': ('detection', 'segmentation'),
+        'timm': ('classification',),
+    }.get(module, ('detection', 'segmentation', 'classification'))
+    ready = {'detection', 'segmentation', 'classification'} - {*jobs}
+    assert all(f'{job}: not ready; run\n    pip' in done.stdout for job in jobs)
+    assert all(f'{job}: ready\n' in done.stdout for job in ready)
+    assert re.search(rf"pip install '?{module}", done.stdout)
+
+
+def test_installation_report_where_nothing_is_installed(tmp_path):
+    done = report_of(tmp_path, '-S')  # which leaves out all packages
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'mmengine" in done.stdout
+
+
+def report_of(folder, *options):
+    return subprocess.run(
+        [sys.executable, *options, '-m', 'mmrecnext'],
+        env={**os.environ, 'PYTHONPATH': f'{folder}{os.pathsep}{ROOT}'},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
