@@ -427,8 +427,10 @@ def test_publish_reads_what_timm_saves(golden_states, tmp_path, ema):
 
 
 def test_get_flops_prints_a_table():
-    done = run_tool('tools/get_flops.py', 'recnext_m3', 'recnext_b_share_channel')
+    models = ('recnext_m3', 'recnext_b_share_channel')
+    done = run_tool('tools/get_flops.py', *models, COLUMNS='80')
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count('published') == 3 and '…' not in done.stdout
     row = next(line for line in done.stdout.splitlines() if 'recnext_m3' in line)
     assert [cell.strip() for cell in row.strip('│ ').split('│')] == (
         ['recnext_m3', '8.21', '8.2', '8.75', '1.386', '1.4']

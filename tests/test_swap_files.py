@@ -160,10 +160,11 @@ class TestTool:
         name = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
         out = tmp_path / 'swapped.py'
         result = run_tool(
-            'tools/swap_backbone.py', name, '--arch', 'm0', '--out', out, COLUMNS='150'
+            'tools/swap_backbone.py', name, '--arch', 'm0', '--out', out, COLUMNS='40'
         )
         assert result.returncode == 0, result.stderr
-        assert 'model.neck.in_channels' in result.stdout
+        for name in ('model.neck.in_channels', 'torchvision://resnet50', "arch='m0'"):
+            assert name in result.stdout
         assert '[40, 80, 160, 320]' in result.stdout
         assert f'Written to {out}\n' in result.stdout
         assert Config.fromfile(out).model.backbone.arch == 'm0'

@@ -62,7 +62,14 @@ def main():
 
     table = Table(title=f'at {shape[0]} x {shape[1]}; published at 224 x 224')
     table.add_column('model', no_wrap=True)
-    for column in ('params (M)', 'published', 'in training', 'MACs (G)', 'published'):
+    # In two lines, for the longest name of a model to fit into 80 columns with them.
+    for column in (
+        'params\n(M)',
+        'published',
+        'in\ntraining',
+        'MACs\n(G)',
+        'published',
+    ):
         table.add_column(column, justify='right')
     for arch in [get_pretrained(name).arch for name in args.models] or ARCHS:
         cost = measure(arch, *shape)

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from mmrecnext.cli import add_runner_arguments, build_runner, prepare, run
 from mmrecnext.swap import (
@@ -71,13 +70,19 @@ def main():
 
 
 def show(old, new):
-    """Print a table of what changed."""
-    table = Table(title='what changed', title_justify='left')
-    for column in ('field', 'old', 'new'):
-        table.add_column(column, overflow='fold')
+    """Print what changed, old and new; no name is broken, so that it can be copied."""
+    wrapper = textwrap.TextWrapper(
+        width=shutil.get_terminal_size().columns,
+        subsequent_indent=' ' * 6,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    print('what changed')
     for field, before, after in changes(plain(old), plain(new)):
-        table.add_row(field, brief(before), brief(after))
-    Console(highlight=False).print(table)
+        print(f'  {field}')
+        for sign, value in (('-', before), ('+', after)):
+            if value is not ABSENT:
+                print(wrapper.fill(f'    {sign} {brief(value)}'))
 
 
 def brief(value: Any) -> str:
