@@ -34,6 +34,9 @@ warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 SYNCED_NORMS = ('SyncBN', 'MMSyncBN')
 """Batch norms of PyTorch and of MMCV that count across GPUs."""
 
+NUMBERS_OR_WORDS = ('loss_scale',)
+"""Settings of a number whose place a word may take, such as ``dynamic``."""
+
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
 
@@ -53,6 +56,24 @@ def run(main: Callable[[], None]):
             os._exit(0)
 
 
+class SettingsAction(DictAction):
+    """Reads settings KEY=VALUE; what is none is told as other mistakes are."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Add settings to those before.
+
+        Raises:
+            ConfigError: where there is no ``=``, or a bracket lacks another.
+        """
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (AssertionError, ValueError) as error:
+            raise ConfigError(
+                f'{option_string} takes KEY=VALUE, with brackets in pairs, got '
+                f'{" ".join(values)}'
+            ) from error
+
+
 def add_config_arguments(parser: argparse.ArgumentParser):
     """Add the arguments of every tool that reads a config."""
     parser.add_argument(
@@ -61,7 +82,7 @@ def add_config_arguments(parser: argparse.ArgumentParser):
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=SettingsAction,
         metavar='KEY=VALUE',
         help='override settings of the config, such as '
         'optim_wrapper.optimizer.lr=1e-4 "model.neck.in_channels=[64,128,256,512]"',
@@ -168,34 +189,59 @@ def _checked(cfg: Config, file: str | Path, options: Mapping | None) -> Config:
             f'pip install {FRAMEWORKS[scope]}'
         )
     if options:
-        _check_option_names(cfg, options)
-        cfg.merge_from_dict(dict(options))
+        for option, value in options.items():
+            _check_option(cfg, option, value, options)
+        try:
+            cfg.merge_from_dict(dict(options))
+        except (AttributeError, KeyError, TypeError) as error:  # such as a=1 a.b=2
+            raise ConfigError(f'--cfg-options {" ".join(options)}: {error}') from error
     return cfg
 
 
-def _check_option_names(cfg: Config, options: Mapping):
+def _check_option(cfg: Config, option: str, value: Any, options: Mapping):
     runner = inspect.signature(MMEngineRunner.__init__).parameters
     extra = {'auto_scale_lr', 'tta_model', 'tta_pipeline', 'runner_type', 'compile'}
     valid = sorted({*cfg, *runner, *extra} - {'self', 'cfg'})
-    for option in options:
-        name, *below = option.split('.')
-        if name not in valid:
-            close = difflib.get_close_matches(name, valid, n=1)
-            hint = (
-                f'did you mean {close[0]}?' if close else f'it has {", ".join(valid)}'
+    place, *below = option.split('.')
+    if place not in valid:
+        close = difflib.get_close_matches(place, valid, n=1)
+        hint = f'did you mean {close[0]}?' if close else f'it has {", ".join(valid)}'
+        raise ConfigError(f'--cfg-options {option}: no such setting; {hint}')
+    if place not in cfg:
+        return
+    node = cfg[place]
+    for name in below:
+        if f'{place}._delete_' in options:
+            return
+        if isinstance(node, list):
+            if not (name.isdigit() and int(name) < len(node)):
+                raise ConfigError(
+                    f'--cfg-options {option}: {place} is a list, whose items are '
+                    f'0 to {len(node) - 1}'
+                )
+            node = node[int(name)]
+        elif not isinstance(node, dict):
+            raise ConfigError(
+                f'--cfg-options {option}: {place} is {node!r} and has no settings; to '
+                f'replace it, add {place}._delete_=True'
             )
-            raise ConfigError(f'--cfg-options {option}: no such setting; {hint}')
-        # Deeper down a new name may be meant, but hardly one that is nearly there.
-        node = cfg.get(name)
-        for name in below:
-            if not isinstance(node, dict):
-                break
+        elif name in node:
+            node = node[name]
+        else:
+            # A new name may be meant here, but hardly one that is nearly there.
             close = difflib.get_close_matches(name, node, n=1, cutoff=0.85)
-            if name not in node and close:
+            if close:
                 raise ConfigError(
                     f'--cfg-options {option}: {name} is new; did you mean {close[0]}?'
                 )
-            node = node.get(name)
+            return
+        place = f'{place}.{name}'
+    is_number = isinstance(node, int | float) and not isinstance(node, bool)
+    word = isinstance(value, str) and option.split('.')[-1] not in NUMBERS_OR_WORDS
+    if is_number and word:
+        raise ConfigError(
+            f'--cfg-options {option}={value}: a number is needed, such as {node}'
+        )
 
 
 def prepare(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):

@@ -327,6 +327,51 @@ class TestBadInput:
             'train', DET, *args, 'model.backbone.frozen_stage=1'
         )
 
+    @pytest.mark.parametrize(
+        ('options', 'message'),
+        [
+            (['optim_wrapper.optimizer.lr=abc'], 'lr=abc: a number is needed, such as'),
+            (
+                ['model.neck.out_channels.x=1'],
+                'out_channels is 256 and has no settings',
+            ),
+            (
+                ['train_dataloader.dataset.pipeline.99.prob=1'],
+                'pipeline is a list.* 0 to',
+            ),
+            (
+                ['train_dataloader.dataset.pipeline.x.prob=1'],
+                'pipeline is a list.* 0 to',
+            ),
+            (['train_dataloader.dataset.pipeline.1=x'], 'pipeline.1'),
+            (['auto_scale_lr.base_batch_size'], 'KEY=VALUE.*got auto_scale_lr.base_b'),
+            (['model.neck.in_channels=[1,(2]'], r'brackets in pairs, got .*\[1,\(2\]'),
+            (['work_dir=x', 'work_dir.y=z'], '--cfg-options work_dir work_dir.y: '),
+        ],
+    )
+    def test_impossible_option(self, options, message, fails):
+        assert re.search(message, fails('train', DET, '--cfg-options', *options))
+
+    def test_settings_in_the_place_of_none(self, fails, tmp_path):
+        (tmp_path / 'scratch.py').write_text(
+            f"_base_ = '{DET}'\nmodel = dict(backbone=dict(init_cfg=None))\n"
+        )
+        init_cfg = 'model.backbone.init_cfg'
+        args = ('train', 'scratch.py', '--cfg-options', f'{init_cfg}.checkpoint=m3.pth')
+        message = fails(*args)
+        assert f'{init_cfg} is None' in message
+        advice = message.split()[-1]
+        assert advice == f'{init_cfg}._delete_=True'
+        options = {
+            f'{init_cfg}._delete_': True,
+            f'{init_cfg}.type': 'Pretrained',
+            f'{init_cfg}.checkpoint': 'm3.pth',
+        }
+        cfg = load_config(str(tmp_path / 'scratch.py'), options)
+        assert cfg.model.backbone.init_cfg == dict(
+            type='Pretrained', checkpoint='m3.pth'
+        )
+
     def test_unknown_arch(self, fails, coco):
         args = ('--data-root', coco, '--cfg-options', 'model.backbone.arch=m9')
         assert 'm0, m1, m2' in fails('train', DET, *args)
