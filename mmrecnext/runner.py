@@ -117,7 +117,7 @@ class Runner(MMEngineRunner):
         strict = strict or self.strict or self._resume
         if not strict:
             return super().load_checkpoint(filename, map_location, strict, **kwargs)
-        with explained_misfit(filename):
+        with explained_misfit(self.model, filename):
             return super().load_checkpoint(filename, map_location, strict, **kwargs)
 
 

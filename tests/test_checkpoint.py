@@ -9,9 +9,10 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 from test_recnext import SERIES, TINY
+from torch import nn
 
 from mmrecnext import RecNeXt
-from mmrecnext.checkpoint import backbone_weights
+from mmrecnext.checkpoint import backbone_weights, load_network
 from mmrecnext.errors import CheckpointError
 from mmrecnext.fusion import count_norms, fuse_conv_norms
 
@@ -173,6 +174,56 @@ def test_a_spoilt_file_is_likened_to_its_model(m0, save):
     with pytest.raises(CheckpointError) as error:
         load(save(weights), 'm0')
     assert 'weights of' not in str(error.value)
+
+
+class Network(nn.Module):
+    """Keys and shapes like those of a detector or segmentor."""
+
+    def __init__(self, arch='m0', head='bbox_head', classes=2):
+        super().__init__()
+        self.backbone = RecNeXt(arch)
+        self.add_module(head, nn.Linear(1, classes))
+
+
+OTHER_NETWORKS = {
+    'arch': (
+        lambda m0: Network('a0').state_dict(),
+        r'config: its backbone is RecNeXt-A0, that of the config RecNeXt-M0; '
+        r'missing: backbone\.\S+, .* more; left over: backbone\.\S+, .* more$',
+    ),
+    'kind': (
+        lambda m0: Network(head='decode_head').state_dict(),
+        'config: it is of a segmentor, the config of a detector; missing: bbox_head',
+    ),
+    'both': (
+        lambda m0: Network('a0', 'decode_head').state_dict(),
+        'a detector, and its backbone is RecNeXt-A0, that of the config RecNeXt-M0; ',
+    ),
+    'classes': (
+        lambda m0: Network(classes=3).state_dict(),
+        r'config; of another shape: bbox_head\.bias \[3\] instead of \[2\], bbox_head',
+    ),
+    'classifier': (lambda m0: {'model': m0}, r'only a classifier \(RecNeXt-M0\); miss'),
+    'backbone': (
+        lambda m0: with_prefix(backbone_weights(m0), 'backbone.'),
+        r'only a backbone \(RecNeXt-M0\); missing: bbox_head\.bias, bbox_head\.weight$',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', OTHER_NETWORKS)
+def test_other_networks_are_named(case, m0, save):
+    make, message = OTHER_NETWORKS[case]
+    with pytest.raises(CheckpointError, match=f'does not fit .*{message}') as error:
+        load_network(Network(), save(make(m0)))
+    assert len(str(error.value)) < 800
+
+
+def test_network_that_fits(save):
+    model = Network()
+    saved = {'meta': {'epoch': 1}, 'state_dict': Network().state_dict()}
+    assert load_network(model, save(saved))['meta'] == {'epoch': 1}
+    assert torch.equal(model.bbox_head.weight, saved['state_dict']['bbox_head.weight'])
 
 
 @torch.no_grad()

@@ -397,6 +397,15 @@ class TestBadInput:
         message = fails('test', *args, 'model.neck.out_channels=128')
         assert 'does not fit the model of this config' in message
 
+    def test_inference_says_a_misfit_in_a_line(self, fails, detector, coco, capsys):
+        work_dir, *_ = detector
+        args = (DET, work_dir / 'epoch_1.pth', coco / 'val2017', '--cfg-options')
+        capsys.readouterr()
+        message = fails('infer', *args, 'model.backbone.arch=m0')
+        assert 'RecNeXt-M3, that of the config RecNeXt-M0' in message
+        printed = capsys.readouterr()
+        assert 'stages.3' not in printed.out + printed.err
+
     def test_broken_checkpoint(self, fails, detector, coco, tmp_path):
         work_dir, *_ = detector
         part = (work_dir / 'epoch_1.pth').read_bytes()[:1000]

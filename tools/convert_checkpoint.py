@@ -106,8 +106,9 @@ def check_fits(config: str, weights: Mapping[str, Tensor], source: str):
     cfg = load_config(config)
     fit_cpu(cfg)
     init_default_scope(cfg.default_scope)
-    with explained_misfit(source):
-        MODELS.build(cfg.model).load_state_dict(weights)
+    model = MODELS.build(cfg.model)
+    with explained_misfit(model, source, weights):
+        model.load_state_dict(weights)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import mmcv
@@ -18,11 +19,10 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import VISUALIZERS
-from mmengine.runner import load_checkpoint
 from pycocotools import mask as coco_mask
 from rich.progress import track
 
-from mmrecnext.checkpoint import explained_misfit
+from mmrecnext.checkpoint import load_network
 from mmrecnext.cli import add_config_arguments, fit_cpu, load_config, run
 from mmrecnext.errors import ConfigError
 from mmrecnext.fusion import switch_to_deploy
@@ -160,10 +160,9 @@ class Predictor:
         else:
             from mmseg.apis import inference_model as infer
             from mmseg.apis import init_model as init
-        # Loaded once more by `init`, which takes the class names but lets misfits pass.
-        self.model = init(cfg, checkpoint, device=device)
-        with explained_misfit(checkpoint):
-            load_checkpoint(self.model, checkpoint, map_location='cpu', strict=True)
+        # `init` takes the class names too, but lets misfits pass, and lists their keys.
+        with mock.patch(f'{init.__module__}.load_checkpoint', load_network):
+            self.model = init(cfg, checkpoint, device=device)
         if deploy:
             switch_to_deploy(self.model)
         self.infer = infer

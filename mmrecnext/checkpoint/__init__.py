@@ -1,7 +1,7 @@
 """Checkpoints: found, read without running code, fitted entirely, and converted."""
 
 from mmrecnext.checkpoint.files import allow_common_checkpoints
-from mmrecnext.checkpoint.fit import explained_misfit, load_pretrained
+from mmrecnext.checkpoint.fit import explained_misfit, load_network, load_pretrained
 from mmrecnext.checkpoint.sources import register_loaders
 from mmrecnext.checkpoint.weights import backbone_weights, named_weights
 
@@ -9,6 +9,7 @@ __all__ = [
     'allow_common_checkpoints',
     'backbone_weights',
     'explained_misfit',
+    'load_network',
     'load_pretrained',
     'named_weights',
     'register_loaders',

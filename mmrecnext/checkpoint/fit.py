@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -14,11 +14,19 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmrecnext.archs import ARCHS, NUM_STAGES, Arch
-from mmrecnext.checkpoint.weights import HEAD, backbone_weights, some
+from mmrecnext.checkpoint.weights import (
+    HEAD,
+    WRAPPERS,
+    backbone_weights,
+    named_weights,
+    some,
+    without_prefix,
+)
 from mmrecnext.errors import CheckpointError
 from mmrecnext.fusion import fold_outer_norms, fuse_conv_norms
 
 FUSED_STEM = 'stem.stem.0.weight'
+STEMS = ('stem.stem.0.conv.weight', FUSED_STEM)
 FOR_INFERENCE = (
     'fused weights, for inference only: batch norms are merged into the convolutions '
     'and their statistics are gone'
@@ -124,16 +132,7 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], source: str):
         CheckpointError: telling what is missing, left over or of another shape, and of
             which published model the weights seem to be.
     """
-    own = model.state_dict()
-    found = '; '.join(
-        f'{what}: {some(keys)}'
-        for what, keys in (
-            ('missing', own.keys() - weights.keys()),
-            ('left over', weights.keys() - own.keys()),
-            ('of another shape', _reshaped(own, weights)),
-        )
-        if keys
-    )
+    found = _differences(model.state_dict(), weights)
     if not found:
         return
     name = _name_of(model.arch)
@@ -186,24 +185,105 @@ def _shapes(
     return frozenset((k, v.shape) for k, v in model.state_dict().items())
 
 
-@contextmanager
-def explained_misfit(filename: str) -> Iterator[None]:
-    """Turn MMEngine's complaint about a strictly loaded checkpoint into a short one.
+def load_network(model: nn.Module, filename: str, map_location: Any = 'cpu') -> dict:
+    """Load a checkpoint into a detector or segmentor, all of its weights.
+
+    Args:
+        model: as a config describes it.
+        filename: path, URL or name.
+        map_location: as of ``torch.load``.
+
+    Returns:
+        What the file holds.
 
     Raises:
-        CheckpointError: where the weights in ``filename`` did not fit the model.
+        CheckpointError: where the weights do not fit.
+    """
+    from mmengine.runner import load_checkpoint  # here: it is slow
+
+    with explained_misfit(model, filename):
+        return load_checkpoint(model, filename, map_location, strict=True)
+
+
+@contextmanager
+def explained_misfit(
+    model: nn.Module, source: str, weights: Mapping[str, Tensor] | None = None
+) -> Iterator[None]:
+    """Turn the complaint about a strictly loaded checkpoint into a short one.
+
+    Args:
+        model: a detector or segmentor, perhaps wrapped.
+        source: where the weights come from.
+        weights: by key; read from ``source`` if left out.
+
+    Raises:
+        CheckpointError: where the weights did not fit the model, telling of what they
+            seem to be, and what is missing, left over or of another shape.
     """
     try:
         yield
     except CheckpointError:
         raise
     except RuntimeError as error:
-        _, *details = (line.strip() for line in str(error).splitlines())
-        details = ' '.join(filter(None, details))
+        if weights is None:
+            from mmengine.runner.checkpoint import CheckpointLoader
+
+            loaded = CheckpointLoader.load_checkpoint(source, 'cpu', 'silent')
+            weights = named_weights(loaded)
+        own = {WRAPPERS.sub('', key): v for key, v in model.state_dict().items()}
+        found = _differences(own, weights) or ' '.join(str(error).split())
         raise CheckpointError(
-            f'{filename} does not fit the model of this config; '
-            f'{textwrap.shorten(details, 300, placeholder=" ...")}'
+            f'{source} does not fit the model of this config{_guess(own, weights)}; '
+            f'{textwrap.shorten(found, 600, placeholder=" ...")}'
         ) from error
+
+
+def _guess(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Tell in which way the weights are those of another network, if it shows."""
+    kinds = _kind(own), _kind(weights)
+    names = _recnext_in(own), _recnext_in(weights)
+    if names[1] and not kinds[1]:
+        head = any(key.startswith(HEAD) for key in weights)
+        return f': it is only a {"classifier" if head else "backbone"} ({names[1]})'
+    guesses = [
+        guess.format(wanted=wanted, found=found)
+        for guess, (wanted, found) in (
+            ('it is of {found}, the config of {wanted}', kinds),
+            ('its backbone is {found}, that of the config {wanted}', names),
+        )
+        if wanted and found and wanted != found
+    ]
+    return f': {", and ".join(guesses)}' if guesses else ''
+
+
+def _kind(weights: Iterable[str]) -> str | None:
+    tops = {key.partition('.')[0] for key in weights}
+    if 'decode_head' in tops:
+        return 'a segmentor'
+    return 'a detector' if any(top.endswith('_head') for top in tops) else None
+
+
+def _recnext_in(weights: Mapping[str, Tensor]) -> str | None:
+    """Name the published model that the backbone among some weights is most like."""
+    backbone = without_prefix(weights)
+    stem = next((backbone[key] for key in STEMS if key in backbone), None)
+    if stem is None:
+        return None
+    stages = {key.split('.')[1] for key in backbone if key.startswith('stages.')}
+    name, likeness = closest_arch(backbone, stem.size(1), len(stages))
+    return f'RecNeXt-{name.upper()}' if likeness >= ALIKE else None
+
+
+def _differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    return '; '.join(
+        f'{what}: {some(keys)}'
+        for what, keys in (
+            ('missing', own.keys() - weights.keys()),
+            ('left over', weights.keys() - own.keys()),
+            ('of another shape', _reshaped(own, weights)),
+        )
+        if keys
+    )
 
 
 def _reshaped(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
