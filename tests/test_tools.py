@@ -460,6 +460,16 @@ class TestBadInput:
         assert len(json.loads((tmp_path / 'out/predictions.json').read_text())) == 1
 
 
+@pytest.mark.parametrize(
+    'file', sorted((ROOT / 'tools').glob('*.py')), ids=lambda x: x.stem
+)
+def test_no_option_is_taken_for_a_longer_one(file, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', [file.name, '--hel'])
+    with pytest.raises(SystemExit) as exit:
+        runpy.run_path(str(file), run_name='__main__')
+    assert exit.value.code == 2, 'it printed its help'
+
+
 def test_names_of_outputs_are_distinct(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools')
     from infer import name_outputs

@@ -21,7 +21,7 @@ from mmrecnext.errors import ConfigError
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument(
         'model', help='such as recnext_m3, or recnext_m3.base_300e_in1k'
     )

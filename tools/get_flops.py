@@ -38,7 +38,9 @@ class Cost:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n')[0], allow_abbrev=False
+    )
     parser.add_argument(
         'models', nargs='*', metavar='MODEL', help='such as recnext_m3 [all]'
     )

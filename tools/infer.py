@@ -33,7 +33,9 @@ VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n')[0], allow_abbrev=False
+    )
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint of the same model')
     parser.add_argument('inputs', nargs='+', help='images, folders of images, videos')

@@ -676,8 +676,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line; its defaults are those of ``Settings``."""
     default = Settings()
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         description='Draw pictures of shapes, annotated in the layout of COCO '
-        '(instances) and of ADE20K (label maps) at once.'
+        '(instances) and of ADE20K (label maps) at once.',
     )
     add = parser.add_argument
     add('out', metavar='OUT', help='folder to make; must be new, empty or made by this')

@@ -26,7 +26,9 @@ RELEASED = {'.pth': 'published', '.safetensors': 'safetensors', '_fused.pt': 'fu
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('model', help='such as recnext_m3')
     parser.add_argument('checkpoint', help='its weights, as training saved them')

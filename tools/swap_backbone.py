@@ -23,6 +23,7 @@ from mmrecnext.swap import (
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         description=__doc__,
         epilog='Example: swap_backbone.py --arch m3 --out my_retinanet.py '
         'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',

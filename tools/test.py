@@ -21,8 +21,8 @@ from mmrecnext.runner import leaf_datasets
 
 
 def parse_args() -> argparse.Namespace:
-    """Read the command line; the flags are MMDetection's."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Read the command line; the flags are MMDetection's but --show and --wait-time."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint of the same model')
     add_runner_arguments(parser)

@@ -24,6 +24,7 @@ AMP_DTYPES = {'bf16': 'bfloat16', 'fp16': 'float16'}
 def parse_args() -> argparse.Namespace:
     """Read the command line; the flags are MMDetection's."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         description=__doc__,
         epilog='Example: train.py mask_rcnn_recnext_m3_coco.py --amp',
     )

@@ -44,7 +44,9 @@ OPTIONAL = ('transformers', 'fairscale', 'scikit-image', 'motmetrics', 'mmpretra
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n')[0], allow_abbrev=False
+    )
     parser.add_argument('--arch', default='m3', help='the RecNeXt [m3]')
     parser.add_argument('--only', default='', metavar='TEXT', help='in the names')
     parser.add_argument('--jobs', type=int, default=2, help='processes [2]')
