@@ -74,6 +74,17 @@ class SettingsAction(DictAction):
             ) from error
 
 
+def file_to_write(path: str) -> str:
+    """Read a file name of the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: where a folder has that name.
+    """
+    if os.path.isdir(path):
+        raise argparse.ArgumentTypeError(f'{path} is a folder; name a file')
+    return path
+
+
 def add_config_arguments(parser: argparse.ArgumentParser):
     """Add the arguments of every tool that reads a config."""
     parser.add_argument(
@@ -261,7 +272,7 @@ def prepare(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{name}'
     if args.data_root:
         move_data_root(cfg, args.data_root)
-    check_data(cfg, splits)
+    check_data(cfg, splits, args.data_root)
     if not torch.cuda.is_available():
         fit_cpu(cfg)
 
@@ -314,21 +325,32 @@ def move_data_root(cfg: Config, folder: str):
     cfg.data_root = folder
 
 
-def check_data(cfg: Config, splits: tuple[str, ...]):
+def check_data(cfg: Config, splits: tuple[str, ...], moved_to: str | None = None):
     """Check that the files and folders of the data are there.
+
+    Args:
+        cfg: the config.
+        splits: those that will be read.
+        moved_to: folder that the config has been pointed to, if any.
 
     Raises:
         ConfigError: naming what is missing and the next step.
     """
     for split in splits:
         for path in _data_paths(cfg, split):
-            if '://' not in path and not os.path.exists(path):
-                root = cfg.get('data_root') or os.path.dirname(path)
-                raise ConfigError(
-                    f'the data for {split} are not there: {path} is missing. Put or '
-                    f'link the dataset at {root}, or name its place with '
-                    '--data-root FOLDER'
+            if '://' in path or os.path.exists(path):
+                continue
+            if moved_to and Path(path).is_relative_to(moved_to):
+                reason = (
+                    f'--data-root {moved_to} has no {Path(path).relative_to(moved_to)}'
                 )
+            else:
+                root = cfg.get('data_root') or os.path.dirname(path)
+                reason = (
+                    f'{path} is missing. Put or link the dataset at {root}, or name '
+                    'its place with --data-root FOLDER'
+                )
+            raise ConfigError(f'the data for {split} are not there: {reason}')
 
 
 def _data_paths(cfg: Config, split: str) -> Iterator[str]:

@@ -310,6 +310,11 @@ class TestBadInput:
         message = fails('train', config)
         assert 'is missing' in message and '--data-root' in message
 
+    def test_missing_data_root(self, fails, tmp_path):
+        message = fails('train', DET, '--data-root', tmp_path)
+        missing = 'annotations/instances_train2017.json'
+        assert message.endswith(f': --data-root {tmp_path} has no {missing}')
+
     def test_missing_pretrained_file(self, fails, coco):
         option = 'model.backbone.init_cfg.checkpoint=nowhere.pth'
         message = fails('train', DET, '--data-root', coco, '--cfg-options', option)
@@ -468,6 +473,26 @@ def test_no_option_is_taken_for_a_longer_one(file, monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit:
         runpy.run_path(str(file), run_name='__main__')
     assert exit.value.code == 2, 'it printed its help'
+
+
+@pytest.mark.parametrize(
+    ('tool', 'args', 'option'),
+    [
+        ('swap_backbone', ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'], '--out'),
+        ('benchmark', [], '--out'),
+        ('zoo_report', [], '--out'),
+        ('convert_checkpoint', ['m0.pth'], 'OUT'),
+    ],
+)
+def test_a_folder_is_no_file_to_write(
+    tool, args, option, tmp_path, monkeypatch, capsys
+):
+    out = ['--out', tmp_path] if option == '--out' else [tmp_path]
+    monkeypatch.setattr(sys, 'argv', [*map(str, [tool, *args, *out])])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / f'tools/{tool}.py'), run_name='__main__')
+    told = f'argument {option}: {tmp_path} is a folder; name a file'
+    assert told in capsys.readouterr().err
 
 
 def test_names_of_outputs_are_distinct(tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ from mmrecnext.benchmark.report import (
     tables,
 )
 from mmrecnext.benchmark.startup import measure_startup, startup_rows
-from mmrecnext.cli import run
+from mmrecnext.cli import file_to_write, run
 from mmrecnext.errors import OptionError
 
 
@@ -121,7 +121,9 @@ def parse_args() -> argparse.Namespace:
         metavar='FILE',
         help='draw accuracy against time, with --growth all of it, as .png or .svg',
     )
-    parser.add_argument('--out', metavar='FILE', help='write all figures, as JSON')
+    parser.add_argument(
+        '--out', type=file_to_write, metavar='FILE', help='write all figures, as JSON'
+    )
     parser.add_argument(
         '--markdown', action='store_true', help='print the tables as Markdown'
     )

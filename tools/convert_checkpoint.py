@@ -29,7 +29,7 @@ from torch import Tensor
 
 from mmrecnext.checkpoint import explained_misfit, named_weights
 from mmrecnext.checkpoint.convert import FORMS, choose_form, convert, upgrade_network
-from mmrecnext.cli import fit_cpu, load_config, run
+from mmrecnext.cli import file_to_write, fit_cpu, load_config, run
 from mmrecnext.errors import OptionError
 
 
@@ -41,7 +41,9 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('checkpoint', metavar='IN', help='the checkpoint')
-    parser.add_argument('out', metavar='OUT', help='the file to write')
+    parser.add_argument(
+        'out', type=file_to_write, metavar='OUT', help='the file to write'
+    )
     parser.add_argument(
         '--to',
         choices=FORMS,

@@ -73,7 +73,7 @@ def main():
         'published',
     ):
         table.add_column(column, justify='right')
-    for arch in [get_pretrained(name).arch for name in args.models] or ARCHS:
+    for arch in [arch_of(name) for name in args.models] or ARCHS:
         cost = measure(arch, *shape)
         table.add_row(
             f'recnext_{arch}',
@@ -84,6 +84,19 @@ def main():
             f'{FIGURES[arch].macs}',
         )
     Console(highlight=False).print(table)
+
+
+def arch_of(name: str) -> str:
+    """Return the arch of a model, whose name may be that of its weights.
+
+    Raises:
+        OptionError: for an unknown model.
+    """
+    try:
+        return get_pretrained(name).arch
+    except OptionError as error:
+        known = ', '.join(f'recnext_{arch}' for arch in ARCHS)
+        raise OptionError(f'unknown model {name!r}; the models are {known}') from error
 
 
 def measure(arch: str, height: int = 224, width: int = 224) -> Cost:

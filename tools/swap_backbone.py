@@ -9,7 +9,13 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from mmrecnext.cli import add_runner_arguments, build_runner, prepare, run
+from mmrecnext.cli import (
+    add_runner_arguments,
+    build_runner,
+    file_to_write,
+    prepare,
+    run,
+)
 from mmrecnext.swap import (
     ABSENT,
     changes,
@@ -45,7 +51,12 @@ def parse_args() -> argparse.Namespace:
         action='store_false',
         help='start from random weights',
     )
-    parser.add_argument('--out', metavar='FILE', help='where to write the new config')
+    parser.add_argument(
+        '--out',
+        type=file_to_write,
+        metavar='FILE',
+        help='where to write the new config',
+    )
     parser.add_argument(
         '--train', action='store_true', help='train with it at once, as train.py would'
     )

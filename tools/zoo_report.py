@@ -24,7 +24,7 @@ import torch
 from mmengine.logging import MMLogger
 from rich.progress import Progress
 
-from mmrecnext.cli import FRAMEWORKS, run
+from mmrecnext.cli import FRAMEWORKS, file_to_write, run
 from mmrecnext.errors import OptionError
 from mmrecnext.swap.zoo import (
     LARGE_SIDE,
@@ -50,7 +50,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--arch', default='m3', help='the RecNeXt [m3]')
     parser.add_argument('--only', default='', metavar='TEXT', help='in the names')
     parser.add_argument('--jobs', type=int, default=2, help='processes [2]')
-    parser.add_argument('--out', default='docs/zoo_report.md', help='file to write')
+    parser.add_argument(
+        '--out', type=file_to_write, default='docs/zoo_report.md', help='file to write'
+    )
     return parser.parse_args()
 
 
