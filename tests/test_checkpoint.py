@@ -1,3 +1,5 @@
+import pickle
+import re
 import sys
 from argparse import Namespace
 
@@ -293,6 +295,32 @@ def test_other_file(tmp_path):
         load(str(tmp_path / 'page.pth'))
 
 
+BROKEN = {
+    'page': (lambda whole: b'<html>404</html>', r': a web page'),
+    'pointer': (
+        lambda whole: b'version https://git-lfs.github.com/spec/v1',
+        ': a poin',
+    ),
+    'text': (lambda whole: b'tensors', ''),
+    'half': (lambda whole: whole[: len(whole) // 2], ''),
+    'spoilt': (lambda whole: whole[:30] + bytes(300) + whole[330:], ''),
+}
+
+
+@pytest.mark.parametrize('case', BROKEN)
+def test_broken_files_are_told_in_plain_words(case, m0, save, tmp_path):
+    spoil, kind = BROKEN[case]
+    whole = (tmp_path / save({'model': m0})).read_bytes()
+    (tmp_path / 'x.pth').write_bytes(spoil(whole))
+    words = (
+        rf'x\.pth is broken or cut short \(\d+ bytes{kind}.*\)\. Delete it and fetch'
+    )
+    with pytest.raises(CheckpointError, match=words) as error:
+        load(str(tmp_path / 'x.pth'))
+    internals = re.search(r'operand|miniz|codec|Errno|zip|\n', str(error.value))
+    assert not internals
+
+
 def test_truncated_safetensors(m0, tmp_path):
     save_file(m0, tmp_path / 'whole.safetensors')
     whole = (tmp_path / 'whole.safetensors').read_bytes()
@@ -319,6 +347,23 @@ def test_code_is_refused_and_not_run(zipped, tmp_path, capfd):
         with pytest.raises(CheckpointError, match=r'refused.*execute code.*print'):
             read(str(file))
     assert 'never be printed' not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
+def test_code_in_a_plain_pickle_is_named(protocol, tmp_path, capfd, recwarn):
+    file = tmp_path / 'bomb.pth'
+    file.write_bytes(pickle.dumps({'state_dict': {'x': RunsCode()}}, protocol))
+    with pytest.raises(CheckpointError, match=r'refused: .*code \(\S*print\)'):
+        CheckpointLoader.load_checkpoint(str(file))
+    assert 'never be printed' not in capfd.readouterr().out and not recwarn
+
+
+def test_pickle_of_another_protocol(tmp_path):
+    (tmp_path / 'w.pth').write_bytes(pickle.dumps({'x': np.ones(2)}, protocol=5))
+    torch.save({'x': torch.ones(2)}, tmp_path / 'x.pth', pickle_protocol=4)
+    for name in ('w.pth', 'x.pth'):
+        with pytest.raises(CheckpointError, match=r'Save it again with `torch\.save`'):
+            CheckpointLoader.load_checkpoint(str(tmp_path / name))
 
 
 def test_getattr_reaches_only_log_histories(tmp_path):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import pickletools
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -17,6 +20,15 @@ from torch import Tensor
 
 from mmrecnext.checkpoint.torchscript import is_torchscript, read_torchscript
 from mmrecnext.errors import CheckpointError
+
+NO_CHECKPOINTS = (
+    (b'<', ': a web page'),
+    (b'version https://git-lfs', ': a pointer of Git LFS in place of the file'),
+)
+"""How files begin that are often taken for a checkpoint, and what they are."""
+
+OF_TENSORS = ('torch', 'numpy', 'collections', '_codecs', 'argparse')
+"""Packages of what pickles of tensors and arrays name."""
 
 
 def _history_buffer_method(owner: Any, name: str) -> Any:
@@ -82,8 +94,10 @@ def read_file(path: str | os.PathLike, map_location: Any = None) -> Any:
             return read_torchscript(path)
         if _is_safetensors(path):
             return _read_safetensors(path)
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except CheckpointError:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Detected pickle protocol')
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except (CheckpointError, PermissionError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # a spoilt file may raise anything
         raise CheckpointError(_explain(path, str(error))) from error
@@ -119,16 +133,58 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
 def _explain(path: Path, message: str) -> str:
     # After PyTorch's advice, which is to run the code, comes what it found.
     found = message.rpartition('WeightsUnpickler error: ')[2].strip()
-    if code := re.search(
-        r'GLOBAL (\S+)|unrecognized function (.+)|(Can only .+)', found
-    ):
+    code = re.search(r'GLOBAL (\S+)|unrecognized function (.+)|(Can only .+)', found)
+    calls = None
+    if code:
+        calls = [next(filter(None, code.groups()))]
+    elif found.startswith('Unsupported operand'):
+        calls = _foreign_names(path)
+    if calls:
         return (
-            f'{path} is refused: loading it would execute code '
-            f'({next(filter(None, code.groups()))}). '
+            f'{path} is refused: loading it would execute code ({calls[0]}). '
             'Ask its author for a file of tensors only'
         )
+    if calls is not None:
+        return (
+            f'{path} is a pickle that PyTorch cannot read safely, of another protocol '
+            'than its own. Save it again with `torch.save`'
+        )
+    if 'map_location' in found:
+        return f'{path} cannot be read on this machine: {found.splitlines()[0]}'
+    with path.open('rb') as file:
+        start = file.read(99).lstrip().lower()
+    kind = next((kind for mark, kind in NO_CHECKPOINTS if start.startswith(mark)), '')
     return (
-        f'{path} is broken or cut short ({os.path.getsize(path)} bytes; '
-        f'{found.splitlines()[0] if found else "unexpected end of file"}). '
+        f'{path} is broken or cut short ({os.path.getsize(path)} bytes{kind}). '
         'Delete it and fetch it again'
     )
+
+
+def _foreign_names(path: Path) -> list[str] | None:
+    """List what a pickle names beside tensors and arrays, unpickling nothing.
+
+    PyTorch's safe reader stops before any name in pickles of protocol 4 and later.
+
+    Returns:
+        Names, perhaps none; None for a file that is no entire pickle.
+    """
+    names, strings = [], []
+    try:
+        with _open_pickle(path) as file:
+            for opcode, value, _ in pickletools.genops(file):
+                if opcode.name == 'GLOBAL':
+                    names.append(value.replace(' ', '.'))
+                elif opcode.name == 'STACK_GLOBAL':
+                    names.append('.'.join(strings[-2:]))
+                elif isinstance(value, str):
+                    strings.append(value)
+    except Exception:  # a spoilt file may raise anything
+        return None
+    return [name for name in names if name.split('.')[0] not in OF_TENSORS]
+
+
+def _open_pickle(path: Path) -> IO[bytes]:
+    if not zipfile.is_zipfile(path):
+        return path.open('rb')
+    archive = zipfile.ZipFile(path)
+    return archive.open(next(n for n in archive.namelist() if n.endswith('/data.pkl')))
