@@ -86,7 +86,7 @@ def family(tmp_path):
     (tmp_path / 'parent.py').write_text(
         "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n"
     )
-    (tmp_path / 'child.py').write_text("_base_ = 'parent.py'\n")
+    (tmp_path / 'child.py').write_text("_base_ = '{{ fileDirname }}/parent.py'\n")
     for name in ('parent', 'child'):
         (tmp_path / f'link_to_{name}.py').symlink_to(f'{name}.py')
     return tmp_path

@@ -161,8 +161,9 @@ def write_config(cfg: Config, out: str | Path, base: str | Path | None = None) -
     reason = 'the config that was swapped is in no file'
     if base:
         file = locate(base)
-        before, after = plain(read_config(file)), plain(cfg)
-        check_out(out, file)
+        old = read_config(file)
+        check_out(out, old)
+        before, after = plain(old), plain(cfg)
     with replacing(out) as new:
         if base:
             base = f'_base_ = {base_name(file, out)!r}'
@@ -175,24 +176,19 @@ def write_config(cfg: Config, out: str | Path, base: str | Path | None = None) -
     return reason
 
 
-def check_out(out: Path, file: Path):
+def check_out(out: Path, old: Config):
     """Check that a config may be written in place of what is there.
 
     Raises:
-        ConfigError: where ``out`` is the config ``file`` or one it inherits from.
+        ConfigError: where that is the config ``old`` or one that it inherits from.
     """
-    if out.exists() and any(map(out.samefile, lineage(file))):
+    # Its text names each file that it was read from in a line before its content.
+    files = filter(os.path.isfile, [old.filename, *old.text.splitlines()])
+    if out.exists() and any(map(out.samefile, files)):
         raise ConfigError(
             f'out: {out} is the config to swap, or one that it inherits from: choose '
             'another file'
         )
-
-
-def lineage(file: Path) -> Iterator[Path]:
-    """Yield the files of a config and of all that it inherits from."""
-    yield file
-    for name in Config._get_base_files(str(file)):
-        yield from lineage(Path(Config._get_cfg_path(name, str(file))[0]))
 
 
 @contextmanager
