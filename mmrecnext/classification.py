@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from mmengine.runner import CheckpointLoader
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import (
@@ -372,15 +373,27 @@ default_cfgs = generate_default_cfgs(
 
 def _entrypoint(arch: str) -> Callable[..., nn.Module]:
     def create(pretrained: bool = False, **kwargs) -> nn.Module:
-        return build_model_with_cfg(
-            RecNeXtClassifier,
-            create.__name__,
-            pretrained,
-            arch=arch,
-            feature_cfg=dict(feature_cls='getter', out_indices=(0, 1, 2, 3)),
-            pretrained_filter_fn=checkpoint_filter_fn,
-            **kwargs,
-        )
+        try:
+            return build_model_with_cfg(
+                RecNeXtClassifier,
+                create.__name__,
+                pretrained,
+                arch=arch,
+                feature_cfg=dict(feature_cls='getter', out_indices=(0, 1, 2, 3)),
+                pretrained_filter_fn=checkpoint_filter_fn,
+                **kwargs,
+            )
+        except LocalEntryNotFoundError as error:
+            # A tag is given as a string; what is no string comes from elsewhere.
+            tag = kwargs.get('pretrained_cfg') or ''
+            if not isinstance(tag, str):
+                raise
+            weights = get_pretrained(f'{arch}.{tag}')
+            raise CheckpointError(
+                f'cannot fetch {weights.hub_id} from the hub: it is out of reach. Fetch '
+                f'{weights.url} elsewhere and give its path: timm.create_model(..., '
+                "pretrained_cfg_overlay=dict(file='PATH'))"
+            ) from error
 
     create.__name__ = create.__qualname__ = f'recnext_{arch}'
     create.__doc__ = f'RecNeXt-{arch.upper()}, options as of RecNeXtClassifier.'

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import timm
 import torch
 from conftest import golden_weights
 from mmengine.runner import CheckpointLoader
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 
 from mmrecnext.classification import load_classifier
 from mmrecnext.errors import CheckpointError
+from mmrecnext.pretrained import get_pretrained
 
 NAME = 'recnext_m0.base_300e_in1k'
 RELEASED = 'recnext_m0_without_distill_300e.pth'
@@ -96,6 +98,28 @@ class TestWhatCannotBeFetched:
         assert f'cannot fetch suous/{NAME} from the hub (' in message
         assert f'releases/download/v1.0/{RELEASED} elsewhere' in message
         assert message.endswith(f'put it at {home / "hub/checkpoints" / RELEASED}')
+
+    def test_hub_out_of_reach_is_tried_once(self, home, monkeypatch):
+        import huggingface_hub
+
+        local = []
+
+        def fails(*args, local_files_only=False, **options):
+            local.append(local_files_only)
+            raise huggingface_hub.errors.LocalEntryNotFoundError('no route')
+
+        monkeypatch.setattr(huggingface_hub, 'hf_hub_download', fails)
+        with pytest.raises(CheckpointError, match=r'from the hub \(no route\)'):
+            read(f'suous/{NAME}')
+        assert local == [False, True]
+
+    @pytest.mark.parametrize('tag', ['', '.base_300e_in1k'])
+    def test_timm_says_it_in_a_line(self, tag, home):
+        weights = get_pretrained(f'm0{tag}')
+        with pytest.raises(CheckpointError) as error:
+            timm.create_model(f'recnext_m0{tag}', pretrained=True)
+        assert f'cannot fetch {weights.hub_id} from the hub' in str(error.value)
+        assert f'Fetch {weights.url} elsewhere' in str(error.value)
 
     def test_other_repository(self, home):
         with pytest.raises(CheckpointError, match=r'someone/recnext .* give the path'):

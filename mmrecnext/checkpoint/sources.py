@@ -138,18 +138,23 @@ def load_from_hub(filename: str, map_location: Any = None) -> Any:
 
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError as error:
         raise CheckpointError(
             f'the hub takes the package huggingface_hub: pip install huggingface_hub. '
             f'{_detour(published)}'
         ) from error
     reason: Exception | None = None
+    offline = False
     for name in HUB_FILES:
         try:
-            path = hf_hub_download(repository, name, revision=revision or None)
+            path = hf_hub_download(
+                repository, name, revision=revision or None, local_files_only=offline
+            )
         except EntryNotFoundError as error:
-            reason = error
+            reason = reason or error
+            # Out of reach once, tried for long, the hub will be so for the next file.
+            offline = isinstance(error, LocalEntryNotFoundError)
         except Exception as error:  # of the HTTP library, which differs by version
             reason = error
             break
