@@ -390,7 +390,7 @@ def _entrypoint(arch: str) -> Callable[..., nn.Module]:
                 raise
             weights = get_pretrained(f'{arch}.{tag}')
             raise CheckpointError(
-                f'cannot fetch {weights.hub_id} from the hub: it is out of reach. Fetch '
+                f'cannot fetch {weights.hub_id} from the hub, out of reach. Fetch '
                 f'{weights.url} elsewhere and give its path: timm.create_model(..., '
                 "pretrained_cfg_overlay=dict(file='PATH'))"
             ) from error
