@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ MIB = 2**20
 MEGA = 1e6
 COLOURS = {'M': '#1b6ca8', 'A': '#c8553d', 'T, S, B': '#3a7d44', 'shared': '#8a5fa8'}
 PEER_COLOUR = '#777777'
+OURS, PEERS = (-5, 3), (6, -9)
+"""Where labels stand beside marks, in points."""
 MARKS = {'deploy': 'o', 'train': 's', 'original': '^'}
 
 
@@ -61,16 +64,32 @@ def tidy(axes: Axes):
     axes.set_axisbelow(True)
 
 
-def keep_labels_apart(figure: Figure):
-    """Move labels up until none lies on another of the same panel."""
+def keep_labels_apart(figure: Figure, places: Sequence[tuple[float, float]] = ()):
+    """Move labels until none lies on another of the same panel, or on a mark.
+
+    Args:
+        figure: whose labels are annotations that stand at an offset from a mark.
+        places: other offsets to try, in points; after these, labels move up.
+    """
+    from matplotlib.transforms import Bbox
+
     figure.draw_without_rendering()
     for axes in figure.axes:
-        taken = []
+        marks = (
+            place
+            for line in axes.lines
+            for place in line.get_transform().transform(line.get_xydata())
+        )
+        taken = [Bbox([place, place]).padded(4) for place in marks]
         for label in sorted(axes.texts, key=lambda text: text.get_window_extent().y0):
-            while any(label.get_window_extent().overlaps(box) for box in taken):
-                x, y = label.xyann
-                label.xyann = (x, y + 1)
-            taken.append(label.get_window_extent())
+            x, y = label.xyann
+            for offset in chain([(x, y)], places, ((x, y + i) for i in count(1))):
+                label.xyann = offset
+                label.set_horizontalalignment('right' if offset[0] < 0 else 'left')
+                box = label.get_window_extent()
+                if not any(box.overlaps(other) for other in taken):
+                    break
+            taken.append(box)
 
 
 def draw_accuracy(results: Sequence[Result], file: str, caption: str):
@@ -110,7 +129,7 @@ def draw_accuracy(results: Sequence[Result], file: str, caption: str):
             all_axes[0].plot([], [], MARKS[form], color=PEER_COLOUR, label=form)
         all_axes[0].legend(frameon=False, loc='lower right')
     figure.supxlabel(caption, fontsize=7, color=PEER_COLOUR)
-    keep_labels_apart(figure)
+    keep_labels_apart(figure, [OURS, PEERS, (6, 3), (-5, -9)])
     figure.savefig(file, dpi=160)
 
 
@@ -139,7 +158,7 @@ def scatter(axes: Axes, points: Sequence[tuple[Result, float]]):
         axes.annotate(
             label_of(model),
             (min(times), accuracy),
-            xytext=(-5, 3) if ours else (6, -9),
+            xytext=OURS if ours else PEERS,
             textcoords='offset points',
             ha='right' if ours else 'left',
             fontsize=8,
