@@ -11,7 +11,6 @@ from mmrecnext.deferred import after_import
 from mmrecnext.mmcv_ext import install as back_mmcv
 from mmrecnext.version import __version__
 
-back_mmcv()
 try:
     from mmrecnext.checkpoint import allow_common_checkpoints, register_loaders
     from mmrecnext.registry import offer_to_mmengine
@@ -25,6 +24,7 @@ else:
     offer_to_mmengine()
     after_import('mmengine.model', partial(import_module, 'mmrecnext.models'))
     after_import('mmengine.runner.checkpoint', register_loaders)
+back_mmcv()  # after PyTorch, whose plug-ins would append further finders
 
 __all__ = ['ARCHS', 'RecNeXt', '__version__', 'swap_backbone']
 
