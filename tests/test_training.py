@@ -2,6 +2,7 @@
 
 import copy
 import re
+from unittest import mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from mmrecnext.benchmark.measure import saved_bytes
 from mmrecnext.benchmark.original import original_of
 from mmrecnext.benchmark.workloads import build
 from mmrecnext.models import RecNeXt
+from mmrecnext.ops import recompute
 
 
 def gradients(run, x, cotangents, model):
@@ -205,3 +207,20 @@ def test_changed_parameters_are_noticed():
         model.stages[0].blocks[0].token_mixer.down.weight.mul_(2)
     with pytest.raises(RuntimeError, match=re.escape('modified by an inplace')):
         loss.backward()
+
+
+def test_shared_parameters_count_once():
+    """Of two token mixers' convolutions with one weight, as in tied networks."""
+    gradients = []
+    for form in ('plain', 'lean'):
+        torch.manual_seed(0)
+        model = RecNeXt(SMALL['m0']).double().train()
+        mixer = model.stages[0].blocks[0].token_mixer
+        mixer.convs[0].weight = mixer.convs[1].weight
+        image = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+        with mock.patch.object(
+            recompute, 'is_eager_training', lambda lean=form == 'lean': lean
+        ):
+            model(image)[0].square().sum().backward()
+        gradients.append(mixer.convs[0].weight.grad)
+    assert torch.allclose(*gradients, rtol=1e-9)

@@ -269,14 +269,17 @@ class _Lean(torch.autograd.Function):
 
 
 def _parameters(modules: Sequence[nn.Module]) -> list[Tensor]:
-    # Not by `parameters()`, which takes as long as many a small layer.
-    return [
-        p
-        for module in modules
-        for part in module.modules()
-        for p in part._parameters.values()
-        if p is not None
-    ]
+    # Not by `parameters()`, which takes as long as many a small layer. Each once: the
+    # gradient of one that modules share would count as often as it is listed.
+    return list(
+        dict.fromkeys(
+            p
+            for module in modules
+            for part in module.modules()
+            for p in part._parameters.values()
+            if p is not None
+        )
+    )
 
 
 def _gradients(
