@@ -100,6 +100,15 @@ def add_config_arguments(parser: argparse.ArgumentParser):
     )
 
 
+def add_ema_argument(parser: argparse.ArgumentParser):
+    """Add the argument of tools that read checkpoints of classifiers."""
+    parser.add_argument(
+        '--ema',
+        action='store_true',
+        help='take the moving averages that timm saves beside the weights',
+    )
+
+
 def add_runner_arguments(parser: argparse.ArgumentParser):
     """Add the arguments of tools that run a runner, by MMDetection's names."""
     parser.add_argument(

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from mmrecnext.checkpoint import explained_misfit, named_weights
 from mmrecnext.checkpoint.convert import FORMS, choose_form, convert, upgrade_network
-from mmrecnext.cli import file_to_write, fit_cpu, load_config, run
+from mmrecnext.cli import add_ema_argument, file_to_write, fit_cpu, load_config, run
 from mmrecnext.errors import OptionError
 
 
@@ -50,11 +50,7 @@ def parse_args() -> argparse.Namespace:
         help='form of the output [as the suffix of OUT tells; of .pth: network where '
         'IN holds one, else published]',
     )
-    parser.add_argument(
-        '--ema',
-        action='store_true',
-        help='take the moving averages that timm saves beside the weights',
-    )
+    add_ema_argument(parser)
     network = parser.add_argument_group('of a network')
     network.add_argument(
         '--config', help='check that the result fits the model of this config entirely'

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from mmrecnext.classification import load_classifier
-from mmrecnext.cli import run
+from mmrecnext.cli import add_ema_argument, run
 from mmrecnext.errors import ConfigError
 
 
@@ -34,11 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--checkpoint', metavar='FILE', help='weights [the published ones]'
     )
-    parser.add_argument(
-        '--ema',
-        action='store_true',
-        help='take the moving averages that timm saves beside the weights',
-    )
+    add_ema_argument(parser)
     parser.add_argument(
         '--fused', action='store_true', help='merge all batch norms before'
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from mmrecnext.checkpoint.convert import write
 from mmrecnext.checkpoint.fit import is_fused
 from mmrecnext.classification import RecNeXtClassifier, load_classifier
-from mmrecnext.cli import run
+from mmrecnext.cli import add_ema_argument, run
 from mmrecnext.errors import CheckpointError
 
 HASH_LENGTH = 8
@@ -35,11 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'out', help='how the files begin, such as released/recnext_m3_distill_300e'
     )
-    parser.add_argument(
-        '--ema',
-        action='store_true',
-        help='take the moving averages that timm saves beside the weights',
-    )
+    add_ema_argument(parser)
     return parser.parse_args()
 
 

@@ -17,6 +17,7 @@ from mmrecnext.checkpoint.fit import (
     closest_arch,
     fuse_like,
     is_fused,
+    stem_of,
 )
 from mmrecnext.checkpoint.weights import HEAD, named_weights, some, without_prefix
 from mmrecnext.errors import CheckpointError
@@ -64,8 +65,7 @@ def model_of(weights: Mapping[str, Tensor], source: str) -> RecNeXt:
     Raises:
         CheckpointError: where they are not exactly those of one of the models.
     """
-    stems = (f'stem.stem.0.{layer}weight' for layer in ('', 'conv.'))
-    stem = next((weights[key] for key in stems if key in weights), None)
+    stem = stem_of(weights)
     if stem is None or stem.dim() != 4:
         raise CheckpointError(
             f'{source} holds no RecNeXt, whose keys begin with `stem.stem.0.`: '

@@ -40,6 +40,11 @@ def is_fused(weights: Mapping[str, Any]) -> bool:
     return FUSED_STEM in weights
 
 
+def stem_of(weights: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the weight of a RecNeXt's first convolution, None where there is none."""
+    return next((weights[key] for key in STEMS if key in weights), None)
+
+
 def is_deployed(weights: Mapping[str, Any]) -> bool:
     """Tell whether all norms are merged.
 
@@ -266,7 +271,7 @@ def _kind(weights: Iterable[str]) -> str | None:
 def _recnext_in(weights: Mapping[str, Tensor]) -> str | None:
     """Name the published model that the backbone among some weights is most like."""
     backbone = without_prefix(weights)
-    stem = next((backbone[key] for key in STEMS if key in backbone), None)
+    stem = stem_of(backbone)
     if stem is None:
         return None
     stages = {key.split('.')[1] for key in backbone if key.startswith('stages.')}
