@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield where to write a file that then takes the place of ``path``, at once.
+
+    Whatever ends the writing, a full disk or a kill, ``path`` is the old file or the
+    new one. A link is followed; a device, such as ``/dev/stdout``, is written as it is.
+
+    Args:
+        path: the file to write; its folder must be there.
+
+    Yields:
+        A path in the same folder, with the same suffix.
+
+    Raises:
+        OSError: where the file cannot be written; ``path`` is then as it was.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    beside = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
+    try:
+        yield beside
+        if path.exists():
+            shutil.copymode(path, beside)
+        _flush_to_disk(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    if os.name == 'posix':
+        _flush_to_disk(path.parent)
+
+
+def _flush_to_disk(path: Path):
+    """Have the system keep a file, or the names in a folder, beyond a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,40 @@
+import os
+import stat
+
+import pytest
+
+from mmrecnext.files import atomic_write
+
+
+def test_a_file_appears_whole_under_its_name(tmp_path):
+    file = tmp_path / 'weights.pth'
+    with atomic_write(file) as place:
+        place.write_text('new')
+        assert place.parent == tmp_path and place.suffix == '.pth'
+        assert not file.exists()
+    assert file.read_text() == 'new'
+    assert os.listdir(tmp_path) == ['weights.pth']
+
+
+def test_what_fails_leaves_the_old_file(tmp_path):
+    file = tmp_path / 'weights.pth'
+    file.write_text('old')
+    with pytest.raises(OSError, match='No space'), atomic_write(file) as place:
+        place.write_text('ne')
+        raise OSError(28, 'No space left on device')
+    assert file.read_text() == 'old'
+    assert os.listdir(tmp_path) == ['weights.pth']
+
+
+def test_links_modes_and_devices_stay_what_they_are(tmp_path):
+    file, link = tmp_path / 'file', tmp_path / 'link'
+    file.write_text('old')
+    file.chmod(0o640)
+    link.symlink_to(file)
+    with atomic_write(link) as place:
+        place.write_text('new')
+    assert link.is_symlink() and file.read_text() == 'new'
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    with atomic_write(os.devnull) as place:
+        place.write_text('gone')
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
