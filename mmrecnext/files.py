@@ -23,7 +23,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         A path in the same folder, with the same suffix.
 
     Raises:
-        OSError: where the file cannot be written; ``path`` is then as it was.
+        OSError: where the file cannot be written, of its name; it is then as it was.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
@@ -36,10 +36,20 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
             shutil.copymode(path, beside)
         _flush_to_disk(beside)
         os.replace(beside, path)
+    except OSError as error:
+        if error.filename in (None, str(beside)):
+            error.filename = str(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)
     if os.name == 'posix':
         _flush_to_disk(path.parent)
+
+
+def write_file(path: str | os.PathLike, content: bytes):
+    """Write a file as of :func:`atomic_write`."""
+    with atomic_write(path) as place:
+        place.write_bytes(content)
 
 
 def _flush_to_disk(path: Path):

@@ -19,7 +19,8 @@ def test_a_file_appears_whole_under_its_name(tmp_path):
 def test_what_fails_leaves_the_old_file(tmp_path):
     file = tmp_path / 'weights.pth'
     file.write_text('old')
-    with pytest.raises(OSError, match='No space'), atomic_write(file) as place:
+    told = pytest.raises(OSError, match=f"No space left on device: '{file}'$")
+    with told, atomic_write(file) as place:
         place.write_text('ne')
         raise OSError(28, 'No space left on device')
     assert file.read_text() == 'old'

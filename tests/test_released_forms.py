@@ -15,7 +15,7 @@ from test_checkpoint import RunsCode
 
 from mmrecnext import ARCHS, RecNeXt
 from mmrecnext.checkpoint import load_pretrained
-from mmrecnext.checkpoint.convert import model_of, write_torchscript
+from mmrecnext.checkpoint.convert import model_of, torchscript_of
 from mmrecnext.errors import CheckpointError
 from mmrecnext.fusion import count_norms
 
@@ -53,7 +53,7 @@ def write(form, weights, folder):
         network['rpn_head.rpn_cls.weight'] = torch.zeros(3, 8, 1, 1)
         torch.save({'meta': {'epoch': 12}, 'state_dict': network}, file)
     else:
-        write_torchscript(model_of(weights, form), file)
+        file.write_bytes(torchscript_of(model_of(weights, form)))
     return str(file)
 
 

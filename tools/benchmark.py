@@ -17,7 +17,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # PyTorch's profiler talks a lot
 
@@ -52,6 +51,7 @@ from mmrecnext.benchmark.report import (
 from mmrecnext.benchmark.startup import measure_startup, startup_rows
 from mmrecnext.cli import file_to_write, run
 from mmrecnext.errors import OptionError
+from mmrecnext.files import write_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -277,7 +277,7 @@ def save(args: argparse.Namespace, data: dict):
     """Write all figures, if that was asked for."""
     if args.out:
         data = dict(command=shlex.join(sys.argv), **data)
-        Path(args.out).write_text(json.dumps(data, indent=1))
+        write_file(args.out, json.dumps(data, indent=1).encode())
         print(f'figures in {args.out}')
 
 

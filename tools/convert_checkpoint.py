@@ -22,15 +22,21 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from mmrecnext.checkpoint import explained_misfit, named_weights
-from mmrecnext.checkpoint.convert import FORMS, choose_form, convert, upgrade_network
+from mmrecnext.checkpoint.convert import (
+    FORMS,
+    choose_form,
+    convert,
+    pickled,
+    upgrade_network,
+)
 from mmrecnext.cli import add_ema_argument, file_to_write, fit_cpu, load_config, run
 from mmrecnext.errors import OptionError
+from mmrecnext.files import write_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -92,7 +98,7 @@ def main():
     new = upgrade_network(checkpoint, args.checkpoint, args.keep_optimizer, args.drop)
     if args.config:
         check_fits(args.config, new['state_dict'], args.checkpoint)
-    torch.save(new, file)
+    write_file(file, pickled(new))
     classes = len(new['meta'].get('dataset_meta', {}).get('classes', ()))
     print(f'{file}: network, {len(new["state_dict"])} weights, {classes} class names')
 

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmrecnext import ARCHS
 from mmrecnext.cli import fit_cpu, load_config, run
 from mmrecnext.errors import ConfigError
+from mmrecnext.files import write_file
 from mmrecnext.fusion import switch_to_deploy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,7 +115,7 @@ def main():
         if not file.is_file() or file.read_text() != text:
             if args.check:
                 raise ConfigError(f'{file} is out of date: run tools/model_zoo.py')
-            file.write_text(text)
+            write_file(file, text.encode())
             print(f'wrote {file}')
 
 

@@ -12,11 +12,12 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmrecnext.checkpoint.convert import write
+from mmrecnext.checkpoint.convert import content_of
 from mmrecnext.checkpoint.fit import is_fused
 from mmrecnext.classification import RecNeXtClassifier, load_classifier
 from mmrecnext.cli import add_ema_argument, run
 from mmrecnext.errors import CheckpointError
+from mmrecnext.files import write_file
 
 HASH_LENGTH = 8
 RELEASED = {'.pth': 'published', '.safetensors': 'safetensors', '_fused.pt': 'fused'}
@@ -66,15 +67,12 @@ def publish(model: RecNeXtClassifier, out: Path) -> Iterator[Path]:
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     for end, form in RELEASED.items():
-        file = out.with_name(out.name + end)
-        write(model, form, file)
-        yield add_hash(file)
-
-
-def add_hash(file: Path) -> Path:
-    """Rename a file so that its name tells its contents."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:HASH_LENGTH]
-    return file.rename(file.with_name(f'{file.stem}-{digest}{file.suffix}'))
+        content = content_of(model, form)
+        digest = hashlib.sha256(content).hexdigest()[:HASH_LENGTH]
+        name = Path(out.name + end)
+        file = out.with_name(f'{name.stem}-{digest}{name.suffix}')
+        write_file(file, content)
+        yield file
 
 
 if __name__ == '__main__':

@@ -26,6 +26,7 @@ from rich.progress import Progress
 
 from mmrecnext.cli import FRAMEWORKS, file_to_write, run
 from mmrecnext.errors import OptionError
+from mmrecnext.files import write_file
 from mmrecnext.swap.zoo import (
     LARGE_SIDE,
     SIDE,
@@ -73,7 +74,7 @@ def main():
         trainings = list(each(train, tasks, args.jobs, progress, 'train and predict'))
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(report(rows, trainings, args))
+    write_file(out, report(rows, trainings, args).encode())
     print(f'Written to {out}')
 
 

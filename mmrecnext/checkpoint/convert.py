@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from mmrecnext.checkpoint.fit import (
 )
 from mmrecnext.checkpoint.weights import HEAD, named_weights, some, without_prefix
 from mmrecnext.errors import CheckpointError
+from mmrecnext.files import write_file
 from mmrecnext.fusion import fuse_conv_norms
 from mmrecnext.models import RecNeXt
 from mmrecnext.pretrained import INPUT_SIDE
@@ -119,32 +121,51 @@ def convert(checkpoint: Any, form: str, file: Path, source: str, averaged=False)
 
 
 def write(model: RecNeXt, form: str, file: Path):
-    """Write a model in a released form; for ``fused`` it is fused, in place."""
+    """Write a model in a released form; for ``fused`` it is fused, in place.
+
+    Raises:
+        OSError: where the file cannot be written; one that was there is as it was.
+    """
+    write_file(file, content_of(model, form))
+
+
+def content_of(model: RecNeXt, form: str) -> bytes:
+    """Return what :func:`write` writes."""
+    if form == 'fused':
+        return torchscript_of(model)
     weights = model.state_dict()
+    if form == 'safetensors':
+        from safetensors.torch import save  # here: it is an extra
+
+        return save(weights, metadata={'format': 'pt'})
     if form == 'published':
-        torch.save({'model': weights}, file)
-    elif form == 'bare':
-        torch.save(weights, file)
-    elif form == 'backbone':
+        return pickled({'model': weights})
+    if form == 'backbone':
         prefixed = {BACKBONE + key: value for key, value in weights.items()}
-        torch.save({'meta': {}, 'state_dict': prefixed}, file)
-    elif form == 'safetensors':
-        from safetensors.torch import save_file  # here: it is an extra
-
-        save_file(weights, file, metadata={'format': 'pt'})
-    else:
-        write_torchscript(model, file)
+        return pickled({'meta': {}, 'state_dict': prefixed})
+    return pickled(weights)
 
 
-def write_torchscript(model: RecNeXt, file: Path):
-    """Fuse a model and write it as the released ``_fused.pt``."""
+def pickled(checkpoint: Any) -> bytes:
+    """Return what ``torch.save`` writes.
+
+    Not into a file at once: on a full disk PyTorch tells of positions in archives, and
+    of a TorchScript it aborts the process.
+    """
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    return content.getvalue()
+
+
+def torchscript_of(model: RecNeXt) -> bytes:
+    """Fuse a model and return the content of the released ``_fused.pt``."""
     fuse_conv_norms(model)
     image = torch.zeros(1, model.in_channels, INPUT_SIDE, INPUT_SIDE)
     with torch.no_grad(), warnings.catch_warnings():
         # Of the check of sizes and the order of products, which no result depends on.
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
         # Unchecked, for the check compiles kernels, half a minute of some models.
-        torch.jit.trace(model, image, check_trace=False).save(str(file))
+        return torch.jit.trace(model, image, check_trace=False).save_to_buffer()
 
 
 def upgrade_network(
