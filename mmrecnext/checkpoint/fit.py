@@ -18,6 +18,7 @@ from mmrecnext.checkpoint.weights import (
     HEAD,
     WRAPPERS,
     backbone_weights,
+    check_values,
     named_weights,
     some,
     without_prefix,
@@ -135,10 +136,12 @@ def check_fit(model: nn.Module, weights: Mapping[str, Tensor], source: str):
 
     Raises:
         CheckpointError: telling what is missing, left over or of another shape, and of
-            which published model the weights seem to be.
+            which published model the weights seem to be; or what no training leaves.
     """
-    found = _differences(model.state_dict(), weights)
+    own = model.state_dict()
+    found = _differences(own, weights)
     if not found:
+        check_values(own, weights, source)
         return
     name = _name_of(model.arch)
     match, likeness = closest_arch(weights, model.in_channels, len(model.stages))
@@ -191,7 +194,7 @@ def _shapes(
 
 
 def load_network(model: nn.Module, filename: str, map_location: Any = 'cpu') -> dict:
-    """Load a checkpoint into a detector or segmentor, all of its weights.
+    """Load a checkpoint into a detector or segmentor, all of its weights or none.
 
     Args:
         model: as a config describes it.
@@ -202,12 +205,16 @@ def load_network(model: nn.Module, filename: str, map_location: Any = 'cpu') -> 
         What the file holds.
 
     Raises:
-        CheckpointError: where the weights do not fit.
+        CheckpointError: where the weights do not fit, or no training has left them.
     """
-    from mmengine.runner import load_checkpoint  # here: it is slow
+    from mmengine.runner.checkpoint import CheckpointLoader  # here: it is slow
 
-    with explained_misfit(model, filename):
-        return load_checkpoint(model, filename, map_location, strict=True)
+    checkpoint = CheckpointLoader.load_checkpoint(filename, map_location, 'silent')
+    weights = named_weights(checkpoint)
+    with explained_misfit(model, filename, weights):
+        check_values(model.state_dict(), weights, filename)
+        model.load_state_dict(weights)
+    return checkpoint
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmrecnext.errors import CheckpointError
@@ -53,17 +54,22 @@ def named_weights(checkpoint: Any, averaged: bool = False) -> dict[str, Tensor]:
         the averages in place of the weights.
 
     Raises:
-        CheckpointError: where there are no weights.
+        CheckpointError: where there are no weights, or two of a name that differ.
     """
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(
             f'the checkpoint holds no weights: it is a {type(checkpoint).__name__}'
         )
-    weights = {
-        WRAPPERS.sub('', key): value
-        for key, value in unwrap(checkpoint, averaged).items()
-        if isinstance(key, str) and isinstance(value, Tensor)
-    }
+    weights: dict[str, Tensor] = {}
+    for key, value in unwrap(checkpoint, averaged).items():
+        if isinstance(key, str) and isinstance(value, Tensor):
+            name = WRAPPERS.sub('', key)
+            if name in weights and not are_equal(weights[name], value):
+                raise CheckpointError(
+                    f'the checkpoint holds two weights {name}, of different values, '
+                    f'one of them as {key}: keep those of one model'
+                )
+            weights[name] = value
     if not weights:
         raise CheckpointError(
             'the checkpoint holds no weights: neither under '
@@ -112,7 +118,59 @@ def without_prefix(
         raise CheckpointError(
             f'no key of the checkpoint begins with {prefix!r}: it has {some(weights)}'
         )
+    if twins := [
+        k for k, v in found.items() if k in weights and not are_equal(weights[k], v)
+    ]:
+        raise CheckpointError(
+            f'the checkpoint holds weights of different values with {prefix!r} before '
+            f'their keys and without: {some(twins)}. Keep those of one model'
+        )
     return found
+
+
+def check_values(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str):
+    """Check that weights are numbers that a training may have left.
+
+    Args:
+        own: the weights that they are to replace, by key; other keys do not count.
+        weights: by key.
+        source: where they come from.
+
+    Raises:
+        CheckpointError: naming weights without values, of integers or complex numbers
+            in the place of real ones, not finite, or variances below 0.
+    """
+    faults: dict[str, list[str]] = {}
+    for key in sorted(own.keys() & weights.keys()):
+        if fault := _fault(key, weights[key], own[key].is_floating_point()):
+            faults.setdefault(fault, []).append(key)
+    if faults:
+        told = '; '.join(f'{fault}: {some(keys)}' for fault, keys in faults.items())
+        raise CheckpointError(f'{source} holds weights that no model can use; {told}')
+
+
+def _fault(key: str, weight: Tensor, is_real: bool) -> str | None:
+    if weight.layout is not torch.strided or weight.is_quantized:
+        return 'sparse or quantized'
+    if weight.is_meta:
+        return 'without values'
+    if not is_real:
+        return None
+    if not weight.is_floating_point():
+        return f'{str(weight.dtype).removeprefix("torch.")} in place of real numbers'
+    if not weight.isfinite().all():
+        return 'not finite'
+    if key.endswith('running_var') and (weight < 0).any():
+        return 'below 0'
+    return None
+
+
+def are_equal(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two weights are the same, in kind and in every value."""
+    if one is other:
+        return True
+    kinds = [(x.shape, x.dtype, x.layout, x.device) for x in (one, other)]
+    return kinds[0] == kinds[1] and not one.is_meta and one.equal(other)
 
 
 def some(keys: Iterable) -> str:
