@@ -1,41 +1,33 @@
-"""What the tools share: reading a config, checking it at the door, running it."""
+"""What the tools share: their arguments, fitting a config to them, running it."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
-import inspect
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
-from mmengine.utils import get_installed_path, is_installed
 
+from mmrecnext.configs import load_config as load_config  # for the tools
+from mmrecnext.configs import nodes, type_of
 from mmrecnext.errors import ConfigError, UserError
 from mmrecnext.runner import leaf_datasets
-
-FRAMEWORKS = {'mmdet': 'mmdet', 'mmseg': 'mmsegmentation'}
-"""Default scopes that the tools know, and the distribution that each comes from."""
 
 # MMEngine reloads pkg_resources, which says each time that it will go.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
-SYNCED_NORMS = ('SyncBN', 'MMSyncBN')
-"""Batch norms of PyTorch and of MMCV that count across GPUs."""
-
-NUMBERS_OR_WORDS = ('loss_scale',)
-"""Settings of a number whose place a word may take, such as ``dynamic``."""
+SYNCED_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
+"""Batch norms of PyTorch, by its own name as well, and of MMCV that count across GPUs.
+"""
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 
@@ -128,142 +120,6 @@ def add_runner_arguments(parser: argparse.ArgumentParser):
     )
 
 
-def shipped(kind: str) -> Path:
-    """Return the folder of the ``configs`` or ``tools`` that come with mmrecnext."""
-    package = Path(__file__).resolve().parent
-    installed = package / '.mim' / kind
-    return installed if installed.is_dir() else package.parent / kind
-
-
-def load_config(path: str, options: Mapping | None = None) -> Config:
-    """Read a config of MMDetection or MMSegmentation.
-
-    Args:
-        path: config file, the bare name of one that ships with mmrecnext, or one of a
-            framework such as ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
-        options: settings to override, by dotted key.
-
-    Raises:
-        ConfigError: for a config that is missing, broken or of another framework, a
-            framework that is not installed, or an option of unknown name.
-    """
-    file = locate(path)
-    try:
-        cfg = Config.fromfile(file)
-    except Exception as error:
-        raise ConfigError(f'cannot read {file}: {error}') from error
-    return _checked(cfg, file, options)
-
-
-def locate(name: str | Path) -> Path:
-    """Return the file of a config.
-
-    Args:
-        name: a path, a name such as ``mmdet::FILE``, or that of one in ``configs/`` or
-            below.
-
-    Raises:
-        ConfigError: where there is none, naming the closest.
-    """
-    package, _, inner = str(name).rpartition('::')
-    if package and not is_installed(package):
-        if package in FRAMEWORKS:
-            hint = f'is not installed: pip install {FRAMEWORKS[package]}'
-        else:
-            hint = f'is no framework; those are {" and ".join(FRAMEWORKS)}'
-        raise ConfigError(f'there is no config {name}: {package} {hint}')
-    folder = configs_of(package) if package else shipped('configs')
-    file = folder / inner if package else Path(name)
-    if file.is_file():
-        return file
-    found = sorted(folder.rglob('*.py'))
-    if package:
-        named = {f'{package}::{x.relative_to(folder).as_posix()}': x for x in found}
-    else:
-        named = {x.name: x for x in found}
-    if str(name) in named:
-        return named[str(name)]
-    sought = str(name) if package else file.name
-    close = difflib.get_close_matches(sought, named, n=3, cutoff=0)
-    raise ConfigError(
-        f'there is no config {name}; of those in {folder}, the closest are '
-        f'{", ".join(close)}'
-    )
-
-
-def configs_of(package: str) -> Path:
-    """Return the folder of the configs that an installed framework ships."""
-    return Path(get_installed_path(package)) / '.mim' / 'configs'
-
-
-def _checked(cfg: Config, file: str | Path, options: Mapping | None) -> Config:
-    scope = cfg.get('default_scope')
-    if scope not in FRAMEWORKS:
-        raise ConfigError(
-            f'{file} is a config for {scope or "no framework"} (its `default_scope`); '
-            f'this tool runs configs for {" and ".join(FRAMEWORKS)}'
-        )
-    if find_spec(scope) is None:
-        raise ConfigError(
-            f'{file} needs {scope}, which is not installed: '
-            f'pip install {FRAMEWORKS[scope]}'
-        )
-    if options:
-        for option, value in options.items():
-            _check_option(cfg, option, value, options)
-        try:
-            cfg.merge_from_dict(dict(options))
-        except (AttributeError, KeyError, TypeError) as error:  # such as a=1 a.b=2
-            raise ConfigError(f'--cfg-options {" ".join(options)}: {error}') from error
-    return cfg
-
-
-def _check_option(cfg: Config, option: str, value: Any, options: Mapping):
-    runner = inspect.signature(MMEngineRunner.__init__).parameters
-    extra = {'auto_scale_lr', 'tta_model', 'tta_pipeline', 'runner_type', 'compile'}
-    valid = sorted({*cfg, *runner, *extra} - {'self', 'cfg'})
-    place, *below = option.split('.')
-    if place not in valid:
-        close = difflib.get_close_matches(place, valid, n=1)
-        hint = f'did you mean {close[0]}?' if close else f'it has {", ".join(valid)}'
-        raise ConfigError(f'--cfg-options {option}: no such setting; {hint}')
-    if place not in cfg:
-        return
-    node = cfg[place]
-    for name in below:
-        if f'{place}._delete_' in options:
-            return
-        if isinstance(node, list):
-            if not (name.isdigit() and int(name) < len(node)):
-                raise ConfigError(
-                    f'--cfg-options {option}: {place} is a list, whose items are '
-                    f'0 to {len(node) - 1}'
-                )
-            node = node[int(name)]
-        elif not isinstance(node, dict):
-            raise ConfigError(
-                f'--cfg-options {option}: {place} is {node!r} and has no settings; to '
-                f'replace it, add {place}._delete_=True'
-            )
-        elif name in node:
-            node = node[name]
-        else:
-            # A new name may be meant here, but hardly one that is nearly there.
-            close = difflib.get_close_matches(name, node, n=1, cutoff=0.85)
-            if close:
-                raise ConfigError(
-                    f'--cfg-options {option}: {name} is new; did you mean {close[0]}?'
-                )
-            return
-        place = f'{place}.{name}'
-    is_number = isinstance(node, int | float) and not isinstance(node, bool)
-    word = isinstance(value, str) and option.split('.')[-1] not in NUMBERS_OR_WORDS
-    if is_number and word:
-        raise ConfigError(
-            f'--cfg-options {option}={value}: a number is needed, such as {node}'
-        )
-
-
 def prepare(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
     """Fit a config to this machine and to the command line, in place.
 
@@ -273,8 +129,9 @@ def prepare(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
         splits: those of ``train``, ``val``, ``test`` that will be read.
 
     Raises:
-        ConfigError: where data are missing.
+        ConfigError: where data are missing, or settings of what is to run.
     """
+    check_settings(cfg, splits, args.config)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
     name = Path(args.config).stem
@@ -284,6 +141,22 @@ def prepare(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
     check_data(cfg, splits, args.data_root)
     if not torch.cuda.is_available():
         fit_cpu(cfg)
+
+
+def check_settings(cfg: Config, splits: tuple[str, ...], name: str):
+    """Check that a config says how to run, not only what the model is.
+
+    Raises:
+        ConfigError: naming the settings that are missing.
+    """
+    needed = dict(
+        train=('train_dataloader', 'train_cfg', 'optim_wrapper'),
+        test=('test_dataloader', 'test_cfg'),
+    )
+    for split in needed.keys() & set(splits):
+        missing = [key for key in needed[split] if cfg.get(key) is None]
+        if missing:
+            raise ConfigError(f'{name} has no {" and no ".join(missing)}: add it')
 
 
 def fit_cpu(cfg: Config):
@@ -301,7 +174,7 @@ def fit_cpu(cfg: Config):
                 find_unused_parameters=cfg.get('find_unused_parameters', False),
             ),
         )
-    synced = [node for node in nodes(cfg.model) if node.get('type') in SYNCED_NORMS]
+    synced = [node for node in nodes(cfg.model) if type_of(node) in SYNCED_NORMS]
     for node in synced:
         node.type = 'BN'
     if synced and launcher != 'none' and is_main_process():
@@ -374,14 +247,3 @@ def _data_paths(cfg: Config, split: str) -> Iterator[str]:
     for evaluator in nodes(cfg.get(f'{split}_evaluator')):
         if ann_file := evaluator.get('ann_file'):
             yield ann_file
-
-
-def nodes(tree: Any) -> Iterator[ConfigDict]:
-    """Yield every dict of a config, outermost first."""
-    if isinstance(tree, dict):
-        yield tree
-        tree = tree.values()
-    elif not isinstance(tree, list | tuple):
-        return
-    for branch in tree:
-        yield from nodes(branch)

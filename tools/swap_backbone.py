@@ -52,6 +52,13 @@ def parse_args() -> argparse.Namespace:
         help='start from random weights',
     )
     parser.add_argument(
+        '--strides',
+        nargs='+',
+        type=int,
+        metavar='N',
+        help='of the maps of the old backbone, if it cannot be built here to measure',
+    )
+    parser.add_argument(
         '--out',
         type=file_to_write,
         metavar='FILE',
@@ -68,7 +75,7 @@ def main():
     """Swap, show, and write or train as asked."""
     args = parse_args()
     old = read_config(args.config)
-    new = swap_backbone(old, args.arch, args.pretrained)
+    new = swap_backbone(old, args.arch, args.pretrained, args.strides)
     show(old, new)
     name = f'{Path(args.config.rpartition("::")[2]).stem}_recnext_{args.arch}.py'
     if args.out:

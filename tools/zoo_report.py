@@ -24,7 +24,8 @@ import torch
 from mmengine.logging import MMLogger
 from rich.progress import Progress
 
-from mmrecnext.cli import FRAMEWORKS, file_to_write, run
+from mmrecnext.cli import file_to_write, run
+from mmrecnext.configs import FRAMEWORKS
 from mmrecnext.errors import OptionError
 from mmrecnext.files import write_file
 from mmrecnext.swap.zoo import (

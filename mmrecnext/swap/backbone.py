@@ -9,32 +9,37 @@ from math import log2
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import MODULE2PACKAGE
 
 from mmrecnext.archs import NUM_STAGES, Arch, get_arch
 from mmrecnext.checkpoint.sources import check_source
-from mmrecnext.cli import FRAMEWORKS, SYNCED_NORMS, nodes
+from mmrecnext.cli import SYNCED_NORMS
+from mmrecnext.configs import (
+    FRAMEWORKS,
+    import_modules,
+    read_config,
+    spell_out,
+    type_of,
+)
 from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.pretrained import get_pretrained
-from mmrecnext.swap.consumers import fit_consumers
-from mmrecnext.swap.files import read_config
+from mmrecnext.swap.consumers import fit_consumers, is_pyramid
 from mmrecnext.swap.measure import (
     IMAGE_CHANNELS,
     STRIDES,
     Map,
+    image_channels,
     measure_backbone,
-    type_of,
 )
 from mmrecnext.swap.reasons import check_backbone, check_model
-from mmrecnext.swap.training import fit_training
-
-KEPT = {'with_cp': False, 'in_channels': IMAGE_CHANNELS}
-"""Options of the old backbone that mean the same to RecNeXt, and their defaults."""
+from mmrecnext.swap.training import fit_training, is_other_model, swapped_nodes
 
 
 def swap_backbone(
     cfg: Config | Mapping | str | Path,
     arch: str | Mapping = 'm3',
     pretrained: bool | str | None = True,
+    strides: Sequence[int] | None = None,
 ) -> Config:
     """Put a RecNeXt in the place of the backbone of a detector or segmentor.
 
@@ -43,15 +48,20 @@ def swap_backbone(
     it. What trained the old backbone (frozen stages, fixed norms, stochastic depth)
     goes with it, as in the published RecNeXt recipes.
 
+    The old backbone is built to measure its maps; the modules that ``custom_imports``
+    names are imported for that.
+
     Args:
         cfg: a config of MMDetection or MMSegmentation: loaded, or a path, or a name
             such as ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
         arch: the RecNeXt, as its option of that name.
         pretrained: weights to start from: True for the default published ones of
             ``arch``, a path, URL or name for others, False or None for none.
+        strides: input pixels per pixel of each map of the old backbone, where that
+            cannot be built here.
 
     Returns:
-        A new config; the given one stays as it is.
+        A new config; the given one stays as it is. Classes in it became their names.
 
     Raises:
         ConfigError: for a config whose backbone cannot be swapped, or in which
@@ -63,32 +73,25 @@ def swap_backbone(
     init_cfg = initialisation(arch, pretrained)
     if isinstance(cfg, str | Path):
         cfg = read_config(cfg)
-    cfg = copy.deepcopy(cfg if isinstance(cfg, Config) else Config(dict(cfg)))
-    scope = cfg.get('default_scope')
-    if scope not in FRAMEWORKS:
-        raise ConfigError(
-            f'default_scope is {scope}; configs for {" and ".join(FRAMEWORKS)} can be '
-            'swapped'
-        )
-    if not cfg.get('model'):
-        raise ConfigError('model: the config has none')
-    check_model(cfg.model)
+    cfg = spell_out(copy.deepcopy(cfg if isinstance(cfg, Config) else Config({**cfg})))
+    check_config(cfg)
     owners = list(find_owners(cfg.model))
     if not owners:
         raise ConfigError(f'model.backbone: {type_of(cfg.model)} has none')
 
-    synced = any(type_of(node) in SYNCED_NORMS for node in nodes(cfg.model))
+    packages = {str(owner.backbone.get('type')).split('.')[0] for _, owner in owners}
+    packages &= MODULE2PACKAGE.keys() - FRAMEWORKS.keys()
+    import_modules(cfg, dispensable=packages)
+    synced = any(type_of(node) in SYNCED_NORMS for node in swapped_nodes(cfg.model))
     for path, owner in owners:
         check_backbone(owner, path)
         old = owner.backbone
-        maps = measure_backbone(owner, path, scope)
-        plan = plan_stages(old, maps, layout, path)
-        if (
-            pretrained is True
-            and old.get('in_channels', IMAGE_CHANNELS) != IMAGE_CHANNELS
-        ):
+        maps = measure_backbone(owner, path, cfg.default_scope, strides)
+        plan = plan_stages(owner, maps, layout, path)
+        kept = kept_options(old, cfg.default_scope)
+        if pretrained is True and 'in_channels' in kept:
             raise OptionError(
-                f'{path}.backbone.in_channels is {old.in_channels}: no weights are '
+                f'{path}.backbone.in_channels is {kept["in_channels"]}: no weights are '
                 'published for that; name a checkpoint, or set pretrained=False'
             )
         owner.backbone = ConfigDict(
@@ -96,16 +99,31 @@ def swap_backbone(
             arch=copy.deepcopy(arch),
             **plan.options(layout),
             **({'norm_cfg': dict(type='SyncBN')} if synced else {}),
-            **{
-                k: old[k]
-                for k, default in KEPT.items()
-                if old.get(k, default) != default
-            },
+            **kept,
             **({'init_cfg': init_cfg} if init_cfg else {}),
         )
-        fit_consumers(owner, path, maps, layout, scope)
-    fit_training(cfg, owners)
+        fit_consumers(owner, path, maps, layout, cfg.default_scope)
+    fit_training(cfg, owners, packages)
     return cfg
+
+
+def check_config(cfg: Config):
+    """Raise a :class:`ConfigError` if a config has no model that can be swapped."""
+    if cfg.get('default_scope') not in FRAMEWORKS:
+        raise ConfigError(
+            f'default_scope is {cfg.get("default_scope")}; configs for '
+            f'{" and ".join(FRAMEWORKS)} can be swapped'
+        )
+    if not cfg.get('model'):
+        raise ConfigError('model: the config has none')
+    check_model(cfg.model)
+
+
+def kept_options(old: Mapping, scope: str) -> dict:
+    """Return the options of the old backbone that the new one takes over."""
+    kept = {'with_cp': True} if old.get('with_cp') else {}
+    channels = image_channels(old, scope)
+    return kept if channels == IMAGE_CHANNELS else {**kept, 'in_channels': channels}
 
 
 def initialisation(arch: str | Mapping, pretrained: bool | str | None) -> dict | None:
@@ -128,7 +146,7 @@ def find_owners(node: Mapping, path: str = 'model') -> Iterator[tuple[str, Confi
     if isinstance(node.get('backbone'), Mapping):
         yield path, node
     for key, value in node.items():
-        if isinstance(value, Mapping) and not key.startswith(('teacher', 'reid')):
+        if isinstance(value, Mapping) and not is_other_model(key):
             yield from find_owners(value, f'{path}.{key}')
 
 
@@ -149,14 +167,16 @@ class Plan:
         return options
 
 
-def plan_stages(old: Mapping, maps: Sequence[Map], arch: Arch, path: str) -> Plan:
+def plan_stages(owner: Mapping, maps: Sequence[Map], arch: Arch, path: str) -> Plan:
     """Choose a stage for each map of the old backbone, by its depth.
 
-    A map of stride 8 whose stage is dilated by 4 is as deep as one of stride 32.
+    A map of stride 8 whose stage is dilated by 4 is as deep as one of stride 32. Below
+    a feature pyramid, which adds coarser maps, those that no stage gives are left out.
 
     Raises:
         ConfigError: where a RecNeXt cannot give such maps.
     """
+    old = owner['backbone']
     strides = [m.stride for m in maps]
     depths = [m.stride * d for m, d in zip(maps, dilations_of(old, maps), strict=True)]
     if len(maps) > 1 and len(set(depths)) == 1:
@@ -170,7 +190,10 @@ def plan_stages(old: Mapping, maps: Sequence[Map], arch: Arch, path: str) -> Pla
         stages.append(max(nearest, stages[-1] + 1 if stages else 0))
     if stages[-1] >= NUM_STAGES and set(strides) <= set(arch.strides):
         stages = [arch.strides.index(stride) for stride in strides]
-    if sorted(depths) != depths or stages[-1] >= NUM_STAGES:
+    if stages[-1] >= NUM_STAGES and is_pyramid(owner.get('neck')):
+        stages = [i for i, stride in enumerate(arch.strides) if stride in strides]
+        depths = strides = [arch.strides[i] for i in stages]
+    if not stages or sorted(depths) != depths or stages[-1] >= NUM_STAGES:
         raise ConfigError(
             f'{path}.backbone: {type_of(old)} gives maps of strides {strides}; those '
             f'of this RecNeXt are {list(arch.strides)}'

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import ConfigDict
 
 from mmrecnext.archs import NUM_STAGES, Arch
-from mmrecnext.cli import nodes
+from mmrecnext.configs import nodes, type_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.swap.measure import (
     Map,
-    find_type,
+    default_of,
     measure_backbone,
     measure_necks,
-    type_of,
 )
 
 FPNS = ('FPN', 'FPN_CARAFE', 'FPN_DropBlock', 'PAFPN')
@@ -117,8 +115,8 @@ def fit_neck(owner: ConfigDict, path: str, old: Sequence[Map], arch: Arch, scope
     is_list = isinstance(owner.neck, list | tuple)
     neck = owner.neck[0] if is_list else owner.neck
     new = measure_backbone(owner, path, scope)
-    is_pyramid = type_of(neck) in FPNS and new[0].stride != old[0].stride
-    if is_pyramid and fit_pyramid(owner.backbone, neck, old, arch):
+    same = [m.stride for m in new] == [m.stride for m in old]
+    if is_pyramid(neck) and not same and fit_pyramid(owner.backbone, neck, old, arch):
         return
     field = f'{path}.neck{"[0]" if is_list else ""}.in_channels'
     channels = translated(neck.get('in_channels'), old, new)
@@ -130,6 +128,11 @@ def fit_neck(owner: ConfigDict, path: str, old: Sequence[Map], arch: Arch, scope
     neck.in_channels = channels
     if type_of(neck) == 'SSDNeck':  # it passes on the backbone's maps
         neck.out_channels = (*channels, *neck.out_channels[len(channels) :])
+
+
+def is_pyramid(neck: Any) -> bool:
+    """Tell a neck that takes any number of maps."""
+    return type_of(neck[0] if isinstance(neck, list | tuple) else neck) in FPNS
 
 
 def fit_pyramid(
@@ -259,17 +262,6 @@ def fit_strides(
         )
     for node, field, strides in nodes_with:
         node[field] = scaled(strides, int(*factors))
-
-
-def default_of(node: Mapping, option: str, scope: str) -> Any:
-    """Return the default of an option of a layer, or None where it has none."""
-    layer = find_type(node, scope)
-    parameter = inspect.signature(layer).parameters.get(option) if layer else None
-    return (
-        None
-        if parameter is None or parameter.default is parameter.empty
-        else (parameter.default)
-    )
 
 
 def scaled(strides: Any, factor: int) -> Any:

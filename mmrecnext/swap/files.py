@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,26 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.utils import is_installed
 
-from mmrecnext.cli import FRAMEWORKS, configs_of, locate
+from mmrecnext.configs import FRAMEWORKS, configs_of, locate, read_config
 from mmrecnext.errors import ConfigError
 
 ABSENT = object()
 LINE = 70
-
-
-def read_config(name: str | Path) -> Config:
-    """Read a config without what it imports, which a swap may make superfluous.
-
-    Raises:
-        ConfigError: for a config that is missing or broken.
-    """
-    file = locate(name)
-    try:
-        return Config.fromfile(file, import_custom_modules=False)
-    except Exception as error:
-        raise ConfigError(f'cannot read {name}: {error}') from error
 
 
 def base_name(file: Path, out: Path) -> str:
@@ -159,21 +148,45 @@ def write_config(cfg: Config, out: str | Path, base: str | Path | None = None) -
     out = Path(out)
     base = base or cfg.filename
     reason = 'the config that was swapped is in no file'
+    check_content(cfg._cfg_dict)
     if base:
         file = locate(base)
         old = read_config(file)
         check_out(out, old)
-        before, after = plain(old), plain(cfg)
     with replacing(out) as new:
         if base:
-            base = f'_base_ = {base_name(file, out)!r}'
-            new.write_text(f'{base}\n\n{render_all(delta(before, after))}')
-            if plain(read_config(new)) == after:
+            text = render_all(delta(plain(old), plain(cfg)))
+            new.write_text(f'_base_ = {base_name(file, out)!r}\n\n{text}')
+            if reads_back(new, cfg):
                 return ''
             reason = 'a `_base_` with the differences does not read back the same'
         cfg.dump(new)
         read_config(new)
     return reason
+
+
+def reads_back(file: Path, cfg: Config) -> bool:
+    """Tell whether a file holds a config; a text cannot inherit from plain Python."""
+    try:
+        return plain(read_config(file)) == plain(cfg)
+    except ConfigError:
+        return False
+
+
+def check_content(node: Any, path: str = ''):
+    """Check that a config has nothing in it that text cannot say.
+
+    Raises:
+        ConfigError: naming the first field that has.
+    """
+    if isinstance(node, Mapping):
+        for key, value in dict.items(node):
+            check_content(value, f'{path}.{key}' if path else str(key))
+    elif isinstance(node, list | tuple):
+        for i, item in enumerate(node):
+            check_content(item, f'{path}[{i}]')
+    elif isinstance(node, LazyAttr | LazyObject | type):
+        raise ConfigError(f'{path}: {node} cannot be written into a config')
 
 
 def check_out(out: Path, old: Config):
@@ -182,13 +195,28 @@ def check_out(out: Path, old: Config):
     Raises:
         ConfigError: where that is the config ``old`` or one that it inherits from.
     """
-    # Its text names each file that it was read from in a line before its content.
-    files = filter(os.path.isfile, [old.filename, *old.text.splitlines()])
+    # Its text names each file that it was read from in a line before its content,
+    # but for a config of plain Python.
+    files = [old.filename, *old.text.splitlines(), *python_bases(Path(old.filename))]
+    files = filter(os.path.isfile, files)
     if out.exists() and any(map(out.samefile, files)):
         raise ConfigError(
             f'out: {out} is the config to swap, or one that it inherits from: choose '
             'another file'
         )
+
+
+def python_bases(file: Path) -> Iterator[Path]:
+    """Yield the files of one's own that a config of plain Python inherits from."""
+    if file.suffix != '.py':
+        return
+    statements = ast.walk(ast.parse(file.read_text(encoding='utf-8')))
+    for block in (node for node in statements if isinstance(node, ast.With)):
+        for base in (node for node in block.body if isinstance(node, ast.ImportFrom)):
+            if base.level and base.module:
+                folder = file.parents[base.level - 1]
+                found = folder / f'{base.module.replace(".", "/")}.py'
+                yield from (found, *python_bases(found))
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mmrecnext.configs import type_of
 from mmrecnext.errors import ConfigError
-from mmrecnext.swap.measure import type_of
 
 ONE_SCALE = (
     'it is a plain transformer, whose maps all have one stride, and what follows is '

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.utils import import_modules_from_strings
 
-from mmrecnext.cli import nodes
+from mmrecnext.configs import custom_modules, import_modules, nodes, type_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import RecNeXt
 from mmrecnext.optim import layers_of
-from mmrecnext.swap.measure import type_of
+from mmrecnext.swap.measure import IMAGE_CHANNELS
 
 MEAN = [123.675, 116.28, 103.53]
 STD = [58.395, 57.12, 57.375]
@@ -27,48 +27,73 @@ PLAIN_LAYER_DECAY = 'LayerDecayOptimizerConstructor'
 """Constructors of optimizers that know ConvNeXt, and plain transformers."""
 
 
-def fit_training(cfg: Config, owners: Sequence[tuple[str, ConfigDict]]):
+def fit_training(
+    cfg: Config, owners: Sequence[tuple[str, ConfigDict]], packages: Collection[str]
+):
     """Rewrite all that stands outside of the network, in place.
 
     Args:
         cfg: the config, whose backbones are swapped.
         owners: path and node of each model with a backbone.
+        packages: that the types of the old backbones name.
     """
-    fit_normalisation(cfg, owners[0][0])
+    path, owner = owners[0]
+    channels = owner.backbone.get('in_channels', IMAGE_CHANNELS)
+    if channels == IMAGE_CHANNELS:
+        fit_normalisation(cfg, path)
+    else:
+        keep_normalisation(cfg, path, channels)
     forget_weights(cfg, owners)
-    fit_imports(cfg)
+    fit_imports(cfg, packages)
     if cfg.get('optim_wrapper'):
-        fit_optimizer(cfg.optim_wrapper, owners[0][1].backbone)
+        fit_optimizer(cfg.optim_wrapper, owner.backbone)
 
 
-def fit_normalisation(cfg: Config, path: str):
-    """Have images normalised as RecNeXt expects, once.
+def swapped_nodes(tree: Any) -> Iterator[ConfigDict]:
+    """Yield every dict of a config, without teachers and re-identification."""
+    if isinstance(tree, Mapping):
+        yield tree
+        tree = [value for key, value in tree.items() if not is_other_model(key)]
+    if isinstance(tree, list | tuple):
+        for branch in tree:
+            yield from swapped_nodes(branch)
+
+
+def is_other_model(key: str) -> bool:
+    """Tell the settings of a network that stands beside the one with the backbone."""
+    return key.startswith(('teacher', 'reid'))
+
+
+def preprocessors(cfg: Config, path: str) -> list[ConfigDict]:
+    """Return what normalises images for a backbone.
 
     Raises:
-        ConfigError: where nothing normalises images.
+        ConfigError: where nothing does.
     """
-    found = False
-    for node in nodes(cfg._cfg_dict):
-        kind = type_of(node)
-        is_preprocessor = kind.lower().endswith('datapreprocessor')
-        if (
-            is_preprocessor
-            and 'data_preprocessor' not in node
-            and not kind.startswith('ReID')
-        ):
-            found = True
-            images = len(node.get('mean') or MEAN) // len(MEAN)  # several side by side
-            node.update(mean=MEAN * images, std=STD * images, bgr_to_rgb=True)
-            if node.get('rgb_to_bgr'):
-                node.rgb_to_bgr = False
-        elif 'to_rgb' in node and 'mean' in node:  # one that fills with the mean
-            node.update(mean=list(MEAN), to_rgb=True)
-            if 'std' in node:
-                node.std = list(STD)
+    found = [
+        node
+        for node in swapped_nodes(cfg._cfg_dict)
+        if type_of(node).lower().endswith('datapreprocessor')
+        and 'data_preprocessor' not in node
+    ]
     if not found:
         raise ConfigError(
             f'{path}.data_preprocessor: there is none that would normalise the images'
         )
+    return found
+
+
+def fit_normalisation(cfg: Config, path: str):
+    """Have images normalised as RecNeXt expects, once."""
+    for node in preprocessors(cfg, path):
+        node.update(mean=list(MEAN), std=list(STD), bgr_to_rgb=True)
+        if node.get('rgb_to_bgr'):
+            node.rgb_to_bgr = False
+    for node in nodes(cfg._cfg_dict):
+        if 'to_rgb' in node and 'mean' in node:  # one that fills with the mean
+            node.update(mean=list(MEAN), to_rgb=True)
+            if 'std' in node:
+                node.std = list(STD)
     # The preprocessor does it: a transform that did so as well would be one too many.
     for node in nodes(cfg._cfg_dict):
         for key, value in node.items():
@@ -76,9 +101,30 @@ def fit_normalisation(cfg: Config, path: str):
                 node[key] = [item for item in value if not is_normalise(item)]
 
 
+def keep_normalisation(cfg: Config, path: str, channels: int):
+    """Leave images of other than three channels normalised as they were.
+
+    Only the order of colours is left alone, which not all preprocessors do unasked.
+
+    Raises:
+        ConfigError: where there are numbers for another count of channels.
+    """
+    for node in preprocessors(cfg, path):
+        for option in ('bgr_to_rgb', 'rgb_to_bgr'):
+            if node.get(option):
+                node[option] = False
+        for option in ('mean', 'std'):
+            values = node.get(option)
+            if isinstance(values, list | tuple) and len(values) not in (1, channels):
+                raise ConfigError(
+                    f'{path}.data_preprocessor.{option}: {len(values)} values for '
+                    f'images of {channels} channels; give 1 or {channels}'
+                )
+
+
 def is_normalise(item) -> bool:
     """Tell the transform that normalises images."""
-    return isinstance(item, Mapping) and type_of(item) == 'Normalize'
+    return type_of(item) == 'Normalize'
 
 
 def forget_weights(cfg: Config, owners: Sequence[tuple[str, ConfigDict]]):
@@ -86,24 +132,28 @@ def forget_weights(cfg: Config, owners: Sequence[tuple[str, ConfigDict]]):
     for node in (cfg.model, *(owner for _, owner in owners)):
         if node.get('pretrained'):
             node.pretrained = None
-        if type_of(node.get('init_cfg')) == 'Pretrained':
+        init = node.get('init_cfg')
+        if isinstance(init, list | tuple):
+            node.init_cfg = [one for one in init if type_of(one) != 'Pretrained']
+        elif type_of(init) == 'Pretrained':
             node.init_cfg = None
     if cfg.get('load_from'):
         cfg.load_from = None
 
 
-def fit_imports(cfg: Config):
-    """Import what the config asks for, and MMPretrain only where it is still used."""
-    wanted = cfg.get('custom_imports')
-    if not wanted:
-        return
-    modules = wanted['imports']
-    modules = [modules] if isinstance(modules, str) else list(modules)
-    types = (str(node.get('type')) for node in nodes(cfg._cfg_dict))
-    if not any(kind.startswith('mmpretrain.') for kind in types):
-        modules = [m for m in modules if m.split('.')[0] != 'mmpretrain']
-        cfg.custom_imports = dict(wanted, imports=modules) if modules else None
-    import_modules_from_strings(modules, wanted.get('allow_failed_imports', False))
+def fit_imports(cfg: Config, packages: Collection[str]):
+    """Take back imports that the old backbone alone needed, and try the others.
+
+    Args:
+        cfg: the config.
+        packages: that the types of the old backbones name.
+    """
+    modules = custom_modules(cfg)
+    types = {str(n.get('type')).split('.')[0] for n in nodes(cfg._cfg_dict)}
+    kept = [m for m in modules if m.split('.')[0] not in set(packages) - types]
+    if kept != modules:
+        cfg.custom_imports = dict(cfg.custom_imports, imports=kept) if kept else None
+    import_modules(cfg)
 
 
 def fit_optimizer(optim_wrapper: ConfigDict, backbone: Mapping):
@@ -113,7 +163,7 @@ def fit_optimizer(optim_wrapper: ConfigDict, backbone: Mapping):
         ConfigError: for those that cannot be rewritten.
     """
     options = optim_wrapper.get('paramwise_cfg') or {}
-    constructor = optim_wrapper.get('constructor')
+    constructor = str(optim_wrapper.get('constructor')).split('.')[-1]
     if constructor == PLAIN_LAYER_DECAY:
         raise ConfigError(
             f'optim_wrapper.constructor: {constructor} only knows plain transformers; '

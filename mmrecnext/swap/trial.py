@@ -14,9 +14,10 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from torch import nn
 
-from mmrecnext.cli import fit_cpu, nodes
+from mmrecnext.cli import fit_cpu
+from mmrecnext.configs import nodes, type_of
 from mmrecnext.models import RecNeXt
-from mmrecnext.swap.measure import build, type_of
+from mmrecnext.swap.measure import build
 
 VIDEOS = ('MaskTrackRCNN', 'Mask2FormerVideo', 'QDTrack')
 TRACKERS = ('ByteTrack', 'OCSORT')

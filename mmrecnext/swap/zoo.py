@@ -11,11 +11,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmrecnext.cli import FRAMEWORKS, configs_of, nodes
+from mmrecnext.configs import FRAMEWORKS, configs_of, nodes, read_config, type_of
 from mmrecnext.errors import UserError
 from mmrecnext.swap.backbone import swap_backbone
-from mmrecnext.swap.files import plain, read_config
-from mmrecnext.swap.measure import type_of
+from mmrecnext.swap.files import plain
 from mmrecnext.swap.trial import Trial, attempt, build_model
 
 CLASSIFIERS = (
