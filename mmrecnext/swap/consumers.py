@@ -115,16 +115,16 @@ def fit_neck(owner: ConfigDict, path: str, old: Sequence[Map], arch: Arch, scope
     is_list = isinstance(owner.neck, list | tuple)
     neck = owner.neck[0] if is_list else owner.neck
     new = measure_backbone(owner, path, scope)
+    if translated(neck.get('in_channels'), old, old) is None:
+        raise ConfigError(
+            f'{path}.neck{"[0]" if is_list else ""}.in_channels: '
+            f'{neck.get("in_channels")} are not the channels of the maps of the '
+            f'backbone, {[m.channels for m in old]}'
+        )
     same = [m.stride for m in new] == [m.stride for m in old]
     if is_pyramid(neck) and not same and fit_pyramid(owner.backbone, neck, old, arch):
         return
-    field = f'{path}.neck{"[0]" if is_list else ""}.in_channels'
-    channels = translated(neck.get('in_channels'), old, new)
-    if channels is None:
-        raise ConfigError(
-            f'{field}: {neck.get("in_channels")} are not the channels of the maps of '
-            f'the backbone, {[m.channels for m in old]}'
-        )
+    channels = translated(neck.in_channels, old, new)
     neck.in_channels = channels
     if type_of(neck) == 'SSDNeck':  # it passes on the backbone's maps
         neck.out_channels = (*channels, *neck.out_channels[len(channels) :])
