@@ -56,12 +56,17 @@ SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 512)}
 PROPOSALS, MASKS = 1000, 100
 """What a detector of two stages is given, as in MMDetection's own count."""
 
+AT_THE_END = tuple(
+    f'{kind} AP{threshold}' for kind in ('box', 'mask') for threshold in ('', 50, 75)
+)
+"""Metrics of the last epoch."""
+
 RESULTS_NOTE = """
 The rows of RecNeXt are the authors' numbers, from their logs; they have not been rerun
-here. *Last* is the end of training; *best* is the epoch of highest box AP, which the
-authors' own table quotes for M4, M5, A4 and A5. Their 80,000 iterations on ADE20K are
-twice the peers' 40,000, at the same batch of 32. The peers' rows are what their authors
-publish."""
+here. AP, AP50 and AP75 are of the end of training; *best* is the epoch of highest box
+AP, which the authors' own table quotes for M4, M5, A4 and A5. Their 80,000 iterations
+on ADE20K are twice the peers' 40,000, at the same batch of 32. The peers' rows are what
+their authors publish."""
 
 SUMMARY_NOTE = """
 Mask R-CNN 1x on COCO and Semantic FPN on ADE20K, in percent. [All configs, with their
@@ -227,12 +232,12 @@ def summary(metafile: dict, peers: dict) -> str:
         aps = coco_metrics(coco)
         epoch = coco['Metadata']['Best Epoch']
         rows.append(
-            [backbone(coco), *aps[:2], f'{aps[2]}, {aps[3]} ({epoch})', *miou(ade20k)]
+            [backbone(coco), *aps[:6], f'{aps[6]}, {aps[7]} ({epoch})', *miou(ade20k)]
         )
     for name, found in peers.items():
-        aps = peer_metrics(found, 'box AP', 'mask AP')
+        aps = peer_metrics(found, *AT_THE_END)
         rows.append([name, *aps, '', '', *peer_metrics(found, 'mIoU')])
-    header = ['backbone', 'box AP, last', 'mask AP, last', 'both, best (epoch)']
+    header = ['backbone', *AT_THE_END, 'both, best (epoch)']
     return '\n\n'.join(
         [
             wrap(SUMMARY_NOTE),
@@ -253,12 +258,12 @@ def document(metafile: dict, peers: dict) -> str:
         for model in published(metafile, 'Semantic FPN')
     ]
     for name, found in peers.items():
-        aps = peer_metrics(found, 'box AP', 'mask AP')
+        aps = peer_metrics(found, *AT_THE_END)
         coco.append([name, '', '', *aps, '', '', '', '', ''])
         if 'mIoU' in found:
             ade20k.append([name, '', '', '', *peer_metrics(found, 'mIoU'), '', ''])
     start, end = ['backbone', 'parameters (M)', 'MACs (G)'], ['memory (MB)', 'files']
-    aps = ['box AP, last', 'mask AP, last', 'box AP, best', 'mask AP, best', 'epoch']
+    aps = [*AT_THE_END, 'box AP, best', 'mask AP, best', 'epoch']
     parts = [
         '# Model zoo',
         wrap(RESULTS_NOTE),
@@ -295,13 +300,9 @@ def metrics(model: dict) -> dict[str, float]:
 
 
 def coco_metrics(model: dict) -> list[str]:
-    """Return box and mask AP of the last epoch, then of the best."""
-    found = metrics(model)
-    return [
-        f'{found[f"{kind} AP{epoch}"]:.2f}'
-        for epoch in ('', ' (best epoch)')
-        for kind in ('box', 'mask')
-    ]
+    """Return the APs of the last epoch, then box and mask AP of the best."""
+    best = [f'{kind} AP (best epoch)' for kind in ('box', 'mask')]
+    return [f'{metrics(model)[name]:.2f}' for name in (*AT_THE_END, *best)]
 
 
 def miou(model: dict) -> list[str]:
