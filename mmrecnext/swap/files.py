@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.utils import is_installed
 
 from mmrecnext.configs import FRAMEWORKS, configs_of, locate, read_config
@@ -18,6 +17,9 @@ from mmrecnext.errors import ConfigError
 
 ABSENT = object()
 LINE = 70
+
+WRITABLE = (str, bytes, int, float, complex, set, frozenset, range, type(None))
+"""What reads back from its `repr`; containers besides."""
 
 
 def base_name(file: Path, out: Path) -> str:
@@ -185,7 +187,7 @@ def check_content(node: Any, path: str = ''):
     elif isinstance(node, list | tuple):
         for i, item in enumerate(node):
             check_content(item, f'{path}[{i}]')
-    elif isinstance(node, LazyAttr | LazyObject | type):
+    elif not isinstance(node, WRITABLE):
         raise ConfigError(f'{path}: {node} cannot be written into a config')
 
 
