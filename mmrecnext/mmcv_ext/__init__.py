@@ -22,6 +22,7 @@ __all__ = ['OPERATORS', 'install', 'status']
 #: Operators of the stand-in, and what computes each of them.
 OPERATORS: dict[str, str] = {
     'nms': 'torchvision',
+    'nms_match': 'pytorch',
     'softnms': 'pytorch',
     'roi_align_forward': 'torchvision',
     'roi_align_backward': 'torchvision',

@@ -29,7 +29,7 @@ from mmrecnext.mmcv_ext.ms_deform_attn import (
     ms_deform_attn_backward,
     ms_deform_attn_forward,
 )
-from mmrecnext.mmcv_ext.nms import nms, softnms
+from mmrecnext.mmcv_ext.nms import nms, nms_match, softnms
 from mmrecnext.mmcv_ext.roi import (
     roi_align_backward,
     roi_align_forward,
@@ -49,6 +49,7 @@ __all__ = [
     'ms_deform_attn_backward',
     'ms_deform_attn_forward',
     'nms',
+    'nms_match',
     'roi_align_backward',
     'roi_align_forward',
     'roi_pool_backward',

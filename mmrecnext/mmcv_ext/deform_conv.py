@@ -9,6 +9,7 @@ Zhu et al., Deformable ConvNets v2, https://arxiv.org/abs/1811.11168
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
@@ -281,4 +282,35 @@ def _backward(
     tensors = at_least_float32(grad_output, input, weight, offset, mask, bias)
     backward = torch.ops.torchvision._deform_conv2d_backward
     with torch.autocast(input.device.type, enabled=False):
-        return backward(*tensors, *geometry, use_mask)
+        grads = backward(*tensors, *geometry, use_mask)
+    _stop_outside(grads[2], tensors[3], input.shape[2:], weight.shape[2:], geometry)
+    return grads
+
+
+def _stop_outside(
+    grad: Tensor,
+    offset: Tensor,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    geometry: tuple[int, ...],
+) -> None:
+    """Zero the gradient of offsets that lead out of the image, in place.
+
+    A sample one pixel off or further counts as constant in mmcv, on either side;
+    torchvision still takes the slope of one that lies exactly one pixel before it.
+    """
+    taps = (geometry[-1], *kernel, 2)
+    offsets = offset.unflatten(1, taps).unbind(4)  # y and x: (B, G, kh, kw, H', W')
+    outside = False
+    for axis, at in enumerate(offsets):
+        stride, pad, dilation = geometry[axis : axis + 6 : 2]
+        first = torch.arange(at.size(4 + axis), device=at.device) * stride - pad
+        tap = torch.arange(kernel[axis], device=at.device) * dilation
+        at = at + _along(first, 4 + axis) + _along(tap, 2 + axis)
+        outside = outside | (at <= -1) | (at >= size[axis])
+    grad.unflatten(1, taps).masked_fill_(outside.unsqueeze(4), 0)
+
+
+def _along(values: Tensor, axis: int) -> Tensor:
+    """Lay ``values`` along one of the axes (B, G, kh, kw, H', W')."""
+    return values.view([-1 if i == axis else 1 for i in range(6)])

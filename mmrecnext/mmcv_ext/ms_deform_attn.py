@@ -52,15 +52,24 @@ def ms_deform_attn_backward(
 
     They have the shapes of value, locations and weights, ``grad_output`` is
     (B, Q, H * C); all other arguments are those of :func:`ms_deform_attn_forward`.
+    A sample one pixel off the map or further counts as constant.
     """
     tensors = at_least_float32(value, sampling_locations, attention_weights)
     with torch.enable_grad():
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
         output = _attend(*leaves, value_spatial_shapes, value_level_start_index)
     grads = torch.autograd.grad(output, leaves, grad_output.to(output.dtype))
+    outside = _outside(tensors[1], value_spatial_shapes)
     grad_value += grads[0]
-    grad_sampling_loc += grads[1]
+    grad_sampling_loc += grads[1].masked_fill_(outside, 0)
     grad_attn_weight += grads[2]
+
+
+def _outside(locations: Tensor, shapes: Tensor) -> Tensor:
+    """Tell which samples lie a pixel off their map or further, (B, Q, H, L, P, 1)."""
+    size = shapes.flip(1)[:, None]  # (L, 1, 2) of x, y
+    at = locations * size - 0.5
+    return ((at <= -1) | (at >= size)).any(-1, keepdim=True)
 
 
 def _attend(

@@ -1,5 +1,7 @@
 """Non-maximum suppression in place of mmcv's compiled operators."""
 
+import math
+
 import torch
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
@@ -71,7 +73,7 @@ def softnms(
     order = torch.arange(len(boxes), device=boxes.device)
     done, kept = 0, len(boxes)
     while done < kept:
-        best = done + int(table[4, done:kept].argmax())
+        best = done + _first_best(table[4, done:kept])
         _swap(table, done, best)
         _swap(order, done, best)
         rest = table[:, done + 1 : kept]
@@ -84,6 +86,41 @@ def softnms(
         kept -= int(dropped.sum())
     dets[:kept] = table[:5, :kept].T
     return order[:kept]
+
+
+def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
+    """Group each box that NMS keeps with those that it drops for it.
+
+    Args:
+        dets: (N, 5) corners x1, y1, x2, y2 and score.
+        iou_threshold: Overlap from which on the lower score is dropped.
+
+    Returns:
+        Indices per group, by descending score, that of the kept box first.
+    """
+    (dets,) = at_least_float32(dets)
+    x1, y1, x2, y2, scores = dets.unbind(1)
+    table = torch.stack([x1, y1, x2, y2, scores, (x2 - x1) * (y2 - y1)])
+    rest = scores.sort(descending=True).indices
+    groups = []
+    while len(rest):
+        overlap = _iou(table[:, rest[:1]], table[:, rest], offset=0)
+        member = overlap >= iou_threshold
+        member[0] = True  # even of a box without extent
+        groups.append(rest[member].tolist())
+        rest = rest[~member]
+    return groups
+
+
+def _first_best(scores: Tensor) -> int:
+    """Place of the greatest score, as a loop of mmcv's comparisons finds it.
+
+    Two boxes without extent have no overlap, but 0 / 0: their scores decay to NaN.
+    """
+    best = int(scores.argmax())
+    if not scores[best].isnan():
+        return best
+    return 0 if scores[0].isnan() else int(scores.nan_to_num(-math.inf).argmax())
 
 
 def _swap(table: Tensor, i: int, j: int) -> None:
