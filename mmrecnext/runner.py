@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS, RUNNERS
@@ -16,7 +17,10 @@ from mmengine.runner import Runner as MMEngineRunner
 
 from mmrecnext.checkpoint import explained_misfit
 from mmrecnext.errors import ConfigError
+from mmrecnext.files import atomic_write
 from mmrecnext.fusion import switch_to_deploy
+from mmrecnext.resume import ResumeHook, latest_checkpoint
+from mmrecnext.saving import saving_safely
 
 
 class SeedHook(Hook):
@@ -81,14 +85,22 @@ class Runner(MMEngineRunner):
     Attributes:
         strict (bool): whether a checkpoint to load must fit the model entirely, as it
             must for a test; one to fine-tune from need not.
+        new_schedule (bool): whether a resumed run takes the settings of the optimizer
+            and the schedulers of the config, in place of those of the checkpoint.
     """
 
     strict = False
+    new_schedule = False
 
     def register_hooks(self, *args, **kwargs):
-        """Register the hooks of the config, and the one that seeds each step."""
+        """Register the hooks of the config, and those of every run."""
         super().register_hooks(*args, **kwargs)
         self.register_hook(SeedHook())
+        self.register_hook(ResumeHook())
+
+    def register_hook(self, hook, priority=None):
+        """Register a hook; in the place of MMEngine's that saves, our own."""
+        super().register_hook(saving_safely(hook), priority)
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs):
@@ -119,6 +131,41 @@ class Runner(MMEngineRunner):
             return super().load_checkpoint(filename, map_location, strict, **kwargs)
         with explained_misfit(self.model, filename):
             return super().load_checkpoint(filename, map_location, strict, **kwargs)
+
+    def load_or_resume(self):
+        """Load or resume what the config names; to resume, else the latest there is.
+
+        Raises:
+            CheckpointError: where none of those that are there can be resumed from.
+        """
+        if self._resume and self._load_from is None and not self._has_loaded:
+            needed = bool(self.param_schedulers) and not self.new_schedule
+            self._load_from = latest_checkpoint(self.work_dir, needed)
+            self._resume = self._load_from is not None
+        super().load_or_resume()
+
+    def resume(self, filename, *args, **kwargs):
+        """Resume from a checkpoint, which must fit and be complete.
+
+        Raises:
+            CheckpointError: where training cannot go on from it.
+        """
+        self._resume, self._load_from = True, filename
+        super().resume(filename, *args, **kwargs)
+
+    @master_only
+    def save_checkpoint(self, out_dir, filename, *args, **kwargs):
+        """Save a checkpoint: whole, or not at all.
+
+        Raises:
+            OSError: where it cannot be written; one of that name stays as it was.
+        """
+        if '://' in str(out_dir):
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return
+        os.makedirs(out_dir, exist_ok=True)
+        with atomic_write(os.path.join(out_dir, filename)) as file:
+            super().save_checkpoint(str(file.parent), file.name, *args, **kwargs)
 
 
 def _describe_empty(dataset: Mapping) -> str:

@@ -6,7 +6,7 @@ import argparse
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmrecnext.cli import (
     add_config_arguments,
@@ -17,6 +17,8 @@ from mmrecnext.cli import (
     run,
 )
 from mmrecnext.errors import ConfigError
+from mmrecnext.resume import check_resumable, latest_checkpoint, saved_checkpoints
+from mmrecnext.stopping import first_process, lock
 
 AMP_DTYPES = {'bf16': 'bfloat16', 'fp16': 'float16'}
 
@@ -53,7 +55,16 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from CHECKPOINT, or from the latest in the work dir',
     )
-    return parser.parse_args()
+    parser.add_argument(
+        '--new-schedule',
+        action='store_true',
+        help='with --resume: learning rate, weight decay and schedulers as the config '
+        'says now, not as the checkpoint says',
+    )
+    args = parser.parse_args()
+    if args.new_schedule and not args.resume:
+        parser.error('--new-schedule goes with --resume')
+    return args
 
 
 def main():
@@ -67,18 +78,37 @@ def main():
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError('--auto-scale-lr: set auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
+    if first_process(args.launcher):
+        lock(cfg.work_dir)
     if args.resume:
-        resume(cfg, args.resume)
-    build_runner(cfg).train()
+        resume(cfg, args.resume, args.new_schedule)
+    try:
+        runner = build_runner(cfg)
+        runner.new_schedule = args.new_schedule
+        runner.train()
+    except KeyboardInterrupt as stop:
+        saved = saved_checkpoints(cfg.work_dir)
+        go_on = f'go on from {saved[0]} with --resume' if saved else 'nothing is saved'
+        stop.args = (go_on,)
+        raise
 
 
-def resume(cfg: Config, checkpoint: str):
-    """Go on from a checkpoint, or start where ``auto`` finds none."""
+def resume(cfg: Config, checkpoint: str, new_schedule: bool = False):
+    """Go on from a checkpoint, or start where ``auto`` finds none.
+
+    Raises:
+        CheckpointError: where training cannot go on from it.
+    """
+    schedulers = bool(cfg.get('param_scheduler')) and not new_schedule
     if checkpoint == 'auto':
-        checkpoint = find_latest_checkpoint(cfg.work_dir)
+        checkpoint = latest_checkpoint(cfg.work_dir, schedulers)
         if checkpoint is None:
             print_log(f'Nothing to resume in {cfg.work_dir}: starting', 'current')
             return
+    else:
+        # Here, for building data and model takes a while.
+        state = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
+        check_resumable(state, checkpoint, schedulers)
     cfg.resume = True
     cfg.load_from = checkpoint
 

@@ -1,0 +1,107 @@
+"""Ends that come from outside: signals, and another run in the same folder."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmengine.logging import print_log
+
+from mmrecnext.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+
+LOCK = '.lock'
+"""File in a work dir that its run holds a lock of, and that names the run."""
+
+_locked = {}
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was told to end, by SIGTERM as schedulers of jobs send it."""
+
+
+class Termination:
+    """What SIGTERM does: it ends the process like Ctrl-C, or waits to be asked for.
+
+    Attributes:
+        held (bool): whether a first signal is to wait; a second one ends at once.
+        arrived (bool): whether one is waiting, or has ended the process.
+    """
+
+    def __init__(self):
+        self.held = self.arrived = False
+
+    def __call__(self, number: int, frame):
+        """Answer the signal.
+
+        Raises:
+            Terminated: where it is not to wait.
+        """
+        again, self.arrived = self.arrived, True
+        if again or not self.held:
+            raise Terminated
+
+    @contextmanager
+    def answered(self) -> Iterator[None]:
+        """Answer the signals that arrive in the context."""
+        self.held = self.arrived = False
+        before = signal.signal(signal.SIGTERM, self)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+termination = Termination()
+"""The one of this process."""
+
+
+def first_process(launcher: str = 'none') -> bool:
+    """Tell whether this is the first process of a run, launched or not."""
+    rank = {
+        'pytorch': 'RANK',
+        'slurm': 'SLURM_PROCID',
+        'mpi': 'OMPI_COMM_WORLD_RANK',
+    }.get(launcher)
+    return os.environ.get(rank or '', '0') == '0'
+
+
+def lock(folder: str):
+    """Have a work dir for the runs of this process alone, until it ends, however.
+
+    Where the file system knows no locks, it goes on without one.
+
+    Raises:
+        ConfigError: where another process has it, naming that.
+    """
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(os.path.realpath(folder), LOCK)
+    if fcntl is None or path in _locked:
+        return
+    file = open(path, 'a+')  # noqa: SIM115 - to be closed is to be unlocked
+    try:
+        # Of POSIX, not of BSD: forked workers that outlive a kill do not hold it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        with file:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise ConfigError(
+                    f'another run trains in {folder} ({file.read(200).strip()}): wait '
+                    'for it, stop it, or name another folder with --work-dir'
+                ) from error
+        print_log(f'{folder} cannot be locked: {error}', 'current', logging.WARNING)
+        return
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+    file.flush()
+    _locked[path] = file
