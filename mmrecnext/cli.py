@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
-import sys
-import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,9 +17,9 @@ from mmengine.runner import Runner as MMEngineRunner
 
 from mmrecnext.configs import load_config as load_config  # for the tools
 from mmrecnext.configs import nodes, type_of
-from mmrecnext.errors import ConfigError, UserError
+from mmrecnext.ending import run as run  # for the tools
+from mmrecnext.errors import ConfigError
 from mmrecnext.runner import leaf_datasets
-from mmrecnext.stopping import Terminated, termination
 
 # MMEngine reloads pkg_resources, which says each time that it will go.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -31,96 +28,7 @@ SYNCED_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
 """Batch norms of PyTorch, by its own name as well, and of MMCV that count across GPUs.
 """
 
-FILE_ARGUMENTS = ('filename', 'filepath', 'file_path', 'img_path', 'path', 'file')
-"""Arguments that functions take the name of a file by."""
-
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
-
-
-def run(main: Callable[[], None]):
-    """Run a tool; what the user can mend is told in a line, with no traceback.
-
-    The exit status is 1 for an error, and as a shell's for what comes from outside: 130
-    after Ctrl-C, 143 after SIGTERM, 141 where the reader of the output is gone.
-    """
-    tool = Path(sys.argv[0]).name
-    try:
-        with termination.answered():
-            main()
-            sys.stdout.flush()
-    except KeyboardInterrupt as stop:
-        if is_main_process():
-            print(
-                printable(': '.join([f'{tool}: stopped', *stop.args])), file=sys.stderr
-            )
-        _leave(143 if isinstance(stop, Terminated) else 130)
-    except (UserError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and _output_is_gone():
-            sys.exit(141)
-        sys.exit(printable(f'{tool}: error: {describe(error)}'))
-    except Exception:
-        if not termination.arrived:
-            raise
-        _leave(143)  # the process that this one took its steps with has left
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        _leave(0)
-
-
-def _leave(status: int):
-    """End the process, and what it has in common with others."""
-    if not torch.distributed.is_initialized():
-        sys.exit(status)
-    gloo = torch.distributed.get_backend() == 'gloo'
-    if not status:
-        torch.distributed.destroy_process_group()
-    if status or gloo:  # whose threads at times abort a process that tears down
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(status)
-
-
-def _output_is_gone() -> bool:
-    """Tell whether nobody reads the output any more, as behind ``| head``."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would try again at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
-
-
-def describe(error: Exception) -> str:
-    """Return what an error says, with the name of the file that it is about."""
-    if not isinstance(error, OSError):
-        return str(error)
-    reason = error.strerror or str(error) or type(error).__name__
-    file = error.filename if error.filename is not None else _file_at_hand(error)
-    if file is None or str(file) in reason:
-        return reason
-    return f'{file}: {reason}'
-
-
-def _file_at_hand(error: Exception) -> str | os.PathLike | None:
-    """Return the file that the innermost call of an error was given, if any was."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for frame in reversed(frames):
-        for name in FILE_ARGUMENTS:
-            if isinstance(file := frame.f_locals.get(name), str | os.PathLike):
-                return file
-    return None
-
-
-def printable(text: str) -> str:
-    """Return a text in one line, its control characters escaped.
-
-    Names of files and keys of foreign checkpoints may hold what moves the cursor.
-    """
-    return ''.join(
-        c if c.isprintable() else c.encode('unicode_escape').decode()
-        for c in text.strip()
-    )
 
 
 class SettingsAction(DictAction):

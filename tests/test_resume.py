@@ -105,6 +105,7 @@ def run(folder, steps=6, by_epoch=True, optimizer=None, hook=None, **settings):
         optim_wrapper=dict(optimizer=optimizer, paramwise_cfg=TWO_RATES),
         param_scheduler=COSINE,
         default_hooks=dict(checkpoint=saving),
+        log_level='WARNING',
     )
     if scores := settings.pop('scores', None):
         defaults.update(
@@ -117,7 +118,6 @@ def run(folder, steps=6, by_epoch=True, optimizer=None, hook=None, **settings):
         work_dir=str(folder),
         custom_hooks=[watch],
         randomness=dict(seed=0),
-        log_level='WARNING',
         experiment_name=next(names),
         default_scope='mmengine',
     )
