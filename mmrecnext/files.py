@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+UNFINISHED = re.compile(r'\..+\.\d+\.tmp(\.\w+)?')
+"""Names that files have while they are written."""
 
 
 @contextmanager
@@ -50,6 +54,13 @@ def write_file(path: str | os.PathLike, content: bytes):
     """Write a file as of :func:`atomic_write`."""
     with atomic_write(path) as place:
         place.write_bytes(content)
+
+
+def remove_unfinished(folder: str | os.PathLike):
+    """Remove what :func:`atomic_write` left in a folder when it was killed."""
+    for path in Path(folder).iterdir():
+        if UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: Path):

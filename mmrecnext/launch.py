@@ -10,11 +10,13 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
-SIGNALS = 'torch.distributed.elastic.multiprocessing.api'
-"""Logger that warns of each signal that is passed on."""
+ELASTIC = 'torch.distributed.elastic'
+TALKATIVE = (f'{ELASTIC}.agent.server.api', f'{ELASTIC}.multiprocessing.api')
+"""Loggers that warn of each signal that is passed on."""
 
 if __name__ == '__main__':
-    logging.getLogger(SIGNALS).setLevel(logging.ERROR)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         main()
     except SignalException as stop:

@@ -12,9 +12,6 @@ from mmengine.registry import HOOKS
 
 from mmrecnext.stopping import Terminated, termination
 
-PARTS = '.*.tmp.pth'
-"""What :func:`~mmrecnext.files.atomic_write` leaves of a checkpoint when killed."""
-
 
 class RemovingLater:
     """A file backend of MMEngine that puts off what it is told to remove."""

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from mmrecnext.files import atomic_write
+from mmrecnext.files import atomic_write, remove_unfinished
 
 
 def test_a_file_appears_whole_under_its_name(tmp_path):
@@ -39,3 +39,13 @@ def test_links_modes_and_devices_stay_what_they_are(tmp_path):
     with atomic_write(os.devnull) as place:
         place.write_text('gone')
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_what_a_kill_leaves_is_found_again(tmp_path):
+    kept = tmp_path / '.notes.tmp.pth'
+    kept.touch()
+    with atomic_write(tmp_path / 'epoch_1.pth') as place:
+        place.touch()
+        remove_unfinished(tmp_path)
+        assert [*tmp_path.iterdir()] == [kept]
+        place.touch()

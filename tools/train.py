@@ -17,6 +17,7 @@ from mmrecnext.cli import (
     run,
 )
 from mmrecnext.errors import ConfigError
+from mmrecnext.files import remove_unfinished
 from mmrecnext.resume import check_resumable, latest_checkpoint, saved_checkpoints
 from mmrecnext.stopping import first_process, lock
 
@@ -80,6 +81,7 @@ def main():
         cfg.auto_scale_lr.enable = True
     if first_process(args.launcher):
         lock(cfg.work_dir)
+        remove_unfinished(cfg.work_dir)
     if args.resume:
         resume(cfg, args.resume, args.new_schedule)
     try:
