@@ -13,6 +13,13 @@ from itertools import pairwise
 from math import gcd, prod
 
 from mmrecnext.errors import OptionError
+from mmrecnext.options import (
+    check_flag,
+    check_option,
+    is_integer,
+    is_number,
+    is_settings,
+)
 from mmrecnext.registry import MODELS
 
 NUM_STAGES = 4
@@ -57,23 +64,66 @@ class Arch:
     linear_drop_path: bool = False
 
     def __post_init__(self):
-        for name in ('dims', 'depths', 'mixers', 'mlp_ratios'):
-            if len(getattr(self, name)) != NUM_STAGES:
+        self._check_stages()
+        self._check_downsampling()
+        for name in ('mixer_norm', 'rep_mixer', 'downsample_norm', 'conv_bias'):
+            check_flag(f'arch: `{name}`', getattr(self, name))
+        check_flag('arch: `linear_drop_path`', self.linear_drop_path)
+        check_option(
+            'arch: `share_every`',
+            self.share_every,
+            is_integer(self.share_every, 0),
+            'an integer, 0 for none',
+        )
+
+    def _check_stages(self):
+        for name, choices, is_valid in (
+            ('dims', 'positive integers', lambda value: is_integer(value, 1)),
+            ('depths', 'integers, not negative', lambda value: is_integer(value, 0)),
+            ('mixers', 'dicts of settings', is_settings),
+            ('mlp_ratios', 'positive', lambda value: is_number(value) and value > 0),
+        ):
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or len(values) != NUM_STAGES:
                 raise OptionError(
                     f'arch: `{name}` needs {NUM_STAGES} entries, one per stage, '
-                    f'got {getattr(self, name)!r}'
+                    f'got {values!r}'
                 )
-        if min(self.dims) < 1 or any(
-            gcd(narrow, wide) == 1 for narrow, wide in pairwise(self.dims)
-        ):
+            if not all(map(is_valid, values)):
+                raise OptionError(f'arch: `{name}` are {choices}, got {values!r}')
+        for dim, ratio in zip(self.dims, self.mlp_ratios, strict=True):
+            check_option(
+                'arch: `mlp_ratios`',
+                self.mlp_ratios,
+                int(ratio * dim) >= 1,
+                f'large enough for a hidden channel in each stage of {self.dims}',
+            )
+
+    def _check_downsampling(self):
+        if any(gcd(narrow, wide) == 1 for narrow, wide in pairwise(self.dims)):
             raise OptionError(
                 'arch: neighbouring `dims` have a common divisor, for the grouped '
                 f'convolution between them, got {self.dims!r}'
             )
-        if min(self.depths) < 0:
-            raise OptionError(f'arch: `depths` are not negative, got {self.depths!r}')
-        if min(self.mlp_ratios) <= 0:
-            raise OptionError(f'arch: `mlp_ratios` are positive, got {self.mlp_ratios}')
+        strides = self.stem_strides
+        if (
+            not isinstance(strides, tuple)
+            or not strides
+            or not all(is_integer(stride, 1) for stride in strides)
+            or self.dims[0] < 2 ** (len(strides) - 1)
+        ):
+            raise OptionError(
+                'arch: `stem_strides` are positive integers, one per convolution of '
+                'the stem, each of which has half of the channels of the next, '
+                f'{self.dims[0]} in the end, got {strides!r}'
+            )
+        kernel = self.downsample_kernel
+        check_option(  # an even one would give maps of other sizes
+            'arch: `downsample_kernel`',
+            kernel,
+            is_integer(kernel, 1) and kernel % 2 == 1,
+            'odd and positive',
+        )
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -170,8 +220,7 @@ def get_arch(arch: str | Mapping) -> Arch:
                 f'unknown arch {arch!r}; {hint} archs are {", ".join(ARCHS)}'
             )
         return ARCHS[arch]
-    if not isinstance(arch, Mapping):
-        raise TypeError(f'arch is a name or a dict of settings, got {arch!r}')
+    check_option('arch', arch, is_settings(arch), 'a name or a dict of settings')
 
     settings = dict(arch)
     base = get_arch(settings.pop('base', 'm0'))
@@ -187,7 +236,8 @@ def get_arch(arch: str | Mapping) -> Arch:
     )
     made = replace(made, mixers=tuple(merge_mixer(old, mixer) for old in made.mixers))
     for new in made.mixers:
-        check_mixer(new, made)
+        check_mixer(new)
+        check_norms(new, made)
     if made.share_every:
         check_sharing(made)
     return made
@@ -196,8 +246,9 @@ def get_arch(arch: str | Mapping) -> Arch:
 def merge_mixer(mixer: Mapping, changes: Mapping) -> dict:
     """Change a token mixer; its options stay as far as the new type has them."""
     for settings in (mixer, changes):
-        if not isinstance(settings, Mapping):
-            raise OptionError(f'arch: a mixer is a dict of settings, got {settings!r}')
+        check_option(
+            'arch: a mixer', settings, is_settings(settings), 'a dict of settings'
+        )
     merged = {**mixer, **changes}
     if 'type' not in changes:
         return merged
@@ -205,20 +256,35 @@ def merge_mixer(mixer: Mapping, changes: Mapping) -> dict:
     return {name: value for name, value in merged.items() if name in kept}
 
 
-def check_mixer(mixer: Mapping, arch: Arch):
-    """Check a token mixer's type, the names of its options, and that it suits."""
+def check_mixer(mixer: Mapping):
+    """Check a token mixer's type, and the names of its options."""
+    check_option('a mixer', mixer, is_settings(mixer), 'a dict of settings')
     name = mixer.get('type')
     options = mixer_options(name)
-    if any(option.kind is option.VAR_KEYWORD for option in options.values()):
-        return  # to be checked by the layer that they are passed on to
-    if unknown := sorted(set(mixer) - {'type', *options}):
+    passes_on = {k for k, v in options.items() if v.kind is v.VAR_KEYWORD}
+    valid = [k for k in options if k not in passes_on]
+    unknown = sorted(set(mixer) - {'type', *valid})
+    if unknown and not passes_on:  # else the layer that they are passed on to checks
         raise OptionError(
             f'the mixer {name} has no option {", ".join(unknown)}; '
-            f'the options are {", ".join(options)}'
+            f'the options are {", ".join(valid)}'
         )
-    if not arch.mixer_norm and 'norm_cfg' not in options:
+    if lacking := [k for k in valid if options[k].default is inspect.Parameter.empty]:
+        check_option(
+            f'the mixer {name}',
+            dict(mixer),
+            mixer.keys() >= {*lacking},
+            f'given {", ".join(lacking)}',
+        )
+
+
+def check_norms(mixer: Mapping, arch: Arch):
+    """Check that a token mixer has norms of its own where none follows it."""
+    options = mixer_options(mixer['type'])
+    takes_any = any(v.kind is v.VAR_KEYWORD for v in options.values())
+    if not (arch.mixer_norm or takes_any or 'norm_cfg' in options):
         raise OptionError(
-            f'the mixer {name} has no norms of its own: set `mixer_norm=True`'
+            f'the mixer {mixer["type"]} has no norms of its own: set `mixer_norm=True`'
         )
 
 

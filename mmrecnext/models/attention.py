@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrecnext.archs import check_mixer
 from mmrecnext.errors import OptionError
 from mmrecnext.models.blocks import ConvNorm
 from mmrecnext.ops.attention import attend
+from mmrecnext.options import check_option, is_integer, is_settings
 from mmrecnext.registry import MODELS
 
 
@@ -39,7 +41,19 @@ class LinearAttn(nn.Module):
         bias: bool = False,
     ):
         super().__init__()
+        for name, value in dict(
+            num_heads=num_heads, qk_ratio=qk_ratio, qk_groups=qk_groups
+        ).items():
+            is_valid = is_integer(value, 1)
+            check_option(f'LinearAttn: `{name}`', value, is_valid, 'a positive integer')
         qk_channels = qk_ratio * channels
+        check_option(
+            'LinearAttn: `qk_groups`',
+            qk_groups,
+            channels % qk_groups == qk_channels % qk_groups == 0,
+            f'a divisor of the {channels} channels and the {qk_channels} of queries '
+            'and keys',
+        )
         if channels % num_heads or qk_channels % (2 * num_heads):
             raise OptionError(
                 f'LinearAttn: `num_heads` divides {channels} channels, and queries and '
@@ -103,6 +117,16 @@ class PartialChannels(nn.Module):
 
     def __init__(self, channels: int, attn: Mapping, ratio: int = 4, **options):
         super().__init__()
+        check_option(
+            'PartialChannels: `ratio`',
+            ratio,
+            is_integer(ratio, 1) and ratio <= channels,
+            f'an integer from 1 to the {channels} channels',
+        )
+        check_option(
+            'PartialChannels: `attn`', attn, is_settings(attn), 'a dict of settings'
+        )
+        check_mixer({**attn, **options})
         self.split = (channels // ratio, channels - channels // ratio)
         self.attn = MODELS.build(
             dict(attn, channels=self.split[0], **options, _scope_='mmrecnext')

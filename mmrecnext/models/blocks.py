@@ -10,17 +10,11 @@ from torch import Tensor, nn
 
 from mmrecnext.archs import NUM_STAGES, Arch
 from mmrecnext.fusion import conv_of, conv_then_norm, norm_then_conv
+from mmrecnext.models.settings import build_norm
 from mmrecnext.ops.conv import conv_gelu, mix_channels
 from mmrecnext.ops.depthwise import DepthwiseConv2d
 from mmrecnext.ops.recompute import lean, same
 from mmrecnext.registry import MODELS
-
-
-def build_norm(norm_cfg: Mapping, channels: int) -> nn.Module:
-    """Return the norm layer that ``norm_cfg`` describes."""
-    from mmcv.cnn import build_norm_layer  # here: it takes as long as all of mmrecnext
-
-    return build_norm_layer(norm_cfg, channels)[1]
 
 
 def build_drop_path(rate: float) -> nn.Module:

@@ -13,31 +13,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrecnext.errors import OptionError
 from mmrecnext.ops.depthwise import DepthwiseConv2d
 from mmrecnext.ops.recconv import INTERPOLATIONS, recconv, runs_on_triton
+from mmrecnext.options import check_option, is_integer
 from mmrecnext.registry import MODELS
 
 
-def check_option(layer: nn.Module, name: str, value, valid: bool, choices: str):
-    """Raise an :class:`OptionError` unless the option is ``valid``."""
-    if not valid:
-        raise OptionError(
-            f'{type(layer).__name__}: `{name}` is {choices}, got {value!r}'
-        )
+def check_layer(layer: nn.Module, name: str, value, valid: bool, choices: str):
+    """Raise an :class:`OptionError` unless the option of a layer is ``valid``."""
+    check_option(f'{type(layer).__name__}: `{name}`', value, valid, choices)
 
 
 def check_recursion(layer: nn.Module, level: int, kernel_size: int, least: int = 0):
     """Check the options that all operators have."""
-    is_valid = isinstance(level, int) and level >= least
-    check_option(layer, 'level', level, is_valid, f'an integer of {least} or more')
-    is_valid = isinstance(kernel_size, int) and kernel_size > 0 and kernel_size % 2 == 1
-    check_option(layer, 'kernel_size', kernel_size, is_valid, 'odd and positive')
+    is_valid = is_integer(level, least)
+    check_layer(layer, 'level', level, is_valid, f'an integer of {least} or more')
+    is_valid = is_integer(kernel_size, 1) and kernel_size % 2 == 1
+    check_layer(layer, 'kernel_size', kernel_size, is_valid, 'odd and positive')
 
 
 def check_mode(layer: nn.Module, mode: str, modes: Sequence[str]):
     """Check the name of a way to enlarge maps."""
-    check_option(layer, 'mode', mode, mode in modes, f'one of {", ".join(modes)}')
+    check_layer(layer, 'mode', mode, mode in modes, f'one of {", ".join(modes)}')
 
 
 def grouped_conv(
@@ -204,7 +201,7 @@ class ChannelHalvingRecConv(nn.Module):
     def __init__(self, channels: int, level: int, kernel_size: int, ratio: int):
         super().__init__()
         check_recursion(self, level, kernel_size)
-        check_option(
+        check_layer(
             self,
             'channels',
             channels,

@@ -15,12 +15,19 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmrecnext.archs import NUM_STAGES, Arch, get_arch
+from mmrecnext.archs import Arch, get_arch
 from mmrecnext.checkpoint import load_pretrained
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.fusion import fold_outer_norms
 from mmrecnext.models.blocks import Block, Downsample, Stem, dilate
+from mmrecnext.models.settings import (
+    check_init_cfg,
+    check_norm_cfg,
+    check_options,
+    check_rate,
+)
 from mmrecnext.ops.recompute import constant_running_stats
+from mmrecnext.options import check_flag
 from mmrecnext.registry import MODELS
 
 # MMSegmentation hands the `pretrained` of a segmentor on to its backbone.
@@ -47,7 +54,8 @@ class Stage(nn.Module):
     ):
         super().__init__()
         if index > 0:
-            first = drop_path_rates[0] if arch.linear_drop_path else 0.0
+            grows = arch.linear_drop_path and len(drop_path_rates) > 0
+            first = drop_path_rates[0] if grows else 0.0
             stride = 2 if dilation == 1 else 1
             self.downsample = Downsample(arch, index, first, stride, **layers)
         self.blocks = nn.ModuleList(
@@ -154,31 +162,18 @@ class RecNeXt(BaseModule):
                 f'RecNeXt has no option {", ".join(unknown)}; '
                 f'the options are {", ".join(options)}{hint}'
             )
-        super().__init__(init_cfg)
         arch = get_arch(arch)
+        check_options(arch, in_channels, out_indices, frozen_stages, output_stride)
+        check_rate('drop_path_rate', drop_path_rate)
+        for name, value in dict(
+            norm_eval=norm_eval, with_cp=with_cp, deploy=deploy
+        ).items():
+            check_flag(name, value)
+        check_norm_cfg(norm_cfg, arch.dims[0])
+        check_init_cfg(init_cfg)
+        super().__init__(init_cfg)
         out_indices = tuple(out_indices)
-        if (
-            not out_indices
-            or len(set(out_indices)) < len(out_indices)
-            or not set(out_indices) <= set(range(NUM_STAGES))
-        ):
-            raise OptionError(
-                f'out_indices are one or more of {(*range(NUM_STAGES),)}, each once, '
-                f'got {out_indices}'
-            )
         num_stages = max(out_indices) + 1
-        if frozen_stages not in range(-1, num_stages + 1):
-            raise OptionError(
-                f'frozen_stages is -1 (none), 0 (the stem) or up to {num_stages} (the '
-                f'number of stages that out_indices asks for), got {frozen_stages}'
-            )
-        if not 0 <= drop_path_rate < 1:
-            raise OptionError(f'drop_path_rate is in [0, 1), got {drop_path_rate}')
-        if output_stride not in (None, *arch.strides):
-            raise OptionError(
-                f'output_stride is one of the strides {arch.strides} of the model, or '
-                f'None, got {output_stride}'
-            )
         strides = [min(stride, output_stride or stride) for stride in arch.strides]
 
         self.arch = arch

@@ -1,0 +1,100 @@
+"""What the options of the backbone may be; an error names the choices."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from mmengine.model.weight_init import PretrainedInit
+from torch import nn
+
+from mmrecnext.archs import NUM_STAGES, Arch
+from mmrecnext.errors import OptionError
+from mmrecnext.options import check_option, is_integer, is_number, is_settings
+
+INIT_CFG = (
+    'None, a dict with the `type` of an initialiser, or a list of them; of the type '
+    'Pretrained with the `checkpoint`, a string'
+)
+NORM_CFG = (
+    'a dict with the `type` of a norm layer of maps, such as BN, SyncBN, GN or IN, '
+    'and its options'
+)
+
+
+def check_options(
+    arch: Arch, in_channels: Any, out_indices: Any, frozen_stages: Any, stride: Any
+):
+    """Check what counts channels, stages or pixels, for a model of ``arch``."""
+    is_valid = is_integer(in_channels, 1)
+    check_option('in_channels', in_channels, is_valid, 'a positive integer')
+    indices = [*out_indices] if isinstance(out_indices, Iterable) else []
+    check_option(
+        'out_indices',
+        out_indices,
+        len(indices) > 0
+        and all(is_integer(i, 0) and i < NUM_STAGES for i in indices)
+        and len(set(indices)) == len(indices),
+        f'one or more of {(*range(NUM_STAGES),)}, each once',
+    )
+    last = max(indices) + 1
+    check_option(
+        'frozen_stages',
+        frozen_stages,
+        is_integer(frozen_stages, -1) and frozen_stages <= last,
+        f'-1 (none), 0 (the stem) or up to {last} (the number of stages that '
+        'out_indices asks for)',
+    )
+    check_option(
+        'output_stride',
+        stride,
+        stride is None or (is_integer(stride) and stride in arch.strides),
+        f'one of the strides {arch.strides} of the model, or None',
+    )
+
+
+def check_rate(name: str, value: Any):
+    """Check the probability that something is left out."""
+    check_option(name, value, is_number(value) and 0 <= value < 1, 'in [0, 1)')
+
+
+def check_init_cfg(init_cfg: Any):
+    """Check that an initialisation is one or several, each with a type."""
+    if init_cfg is None:
+        return
+    for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
+        is_valid = is_settings(cfg) and 'type' in cfg
+        if is_valid and cfg['type'] in ('Pretrained', PretrainedInit):
+            is_valid = isinstance(cfg.get('checkpoint'), str)
+        check_option('init_cfg', init_cfg, is_valid, INIT_CFG)
+
+
+def build_norm(norm_cfg: Mapping, channels: int) -> nn.Module:
+    """Return the norm layer that ``norm_cfg`` describes.
+
+    Raises:
+        OptionError: for settings of no norm layer.
+    """
+    from mmcv.cnn import build_norm_layer  # here: it takes as long as all of mmrecnext
+
+    try:
+        return build_norm_layer(norm_cfg, channels)[1]
+    except Exception as error:  # whatever its type makes of its options
+        raise not_a_norm(norm_cfg, error) from error
+
+
+def check_norm_cfg(norm_cfg: Any, channels: int):
+    """Check that a norm layer can be built, and takes maps of ``channels``."""
+    norm = build_norm(norm_cfg, channels).eval()
+    try:
+        norm(torch.zeros(1, channels, 2, 2))
+    except Exception as error:
+        raise not_a_norm(norm_cfg, error) from error
+
+
+def not_a_norm(norm_cfg: Any, error: Exception) -> OptionError:
+    """Return what to tell of settings that failed."""
+    reason = textwrap.shorten(f'{type(error).__name__}: {error}', 200)
+    return OptionError(f'norm_cfg is {NORM_CFG}, got {norm_cfg!r}; {reason}')
