@@ -12,7 +12,7 @@ from mmrecnext.mmcv_ext import install as back_mmcv
 from mmrecnext.version import __version__
 
 try:
-    from mmrecnext.checkpoint import allow_common_checkpoints, register_loaders
+    from mmrecnext.checkpoint import register_loaders
     from mmrecnext.registry import offer_to_mmengine
 except ModuleNotFoundError as error:
     # Without MMEngine or PyTorch there is nothing to plug into: what needs them fails
@@ -20,7 +20,6 @@ except ModuleNotFoundError as error:
     if (error.name or '').startswith('mmrecnext'):
         raise
 else:
-    allow_common_checkpoints()
     offer_to_mmengine()
     after_import('mmengine.model', partial(import_module, 'mmrecnext.models'))
     after_import('mmengine.runner.checkpoint', register_loaders)

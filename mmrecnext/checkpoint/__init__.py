@@ -1,12 +1,12 @@
 """Checkpoints: found, read without running code, fitted entirely, and converted."""
 
-from mmrecnext.checkpoint.files import allow_common_checkpoints
+from mmrecnext.checkpoint.files import read_file
 from mmrecnext.checkpoint.fit import explained_misfit, load_network, load_pretrained
 from mmrecnext.checkpoint.sources import register_loaders
 from mmrecnext.checkpoint.weights import backbone_weights, named_weights
 
 __all__ = [
-    'allow_common_checkpoints',
+    'read_file',
     'backbone_weights',
     'explained_misfit',
     'load_network',
