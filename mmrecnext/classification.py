@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from mmengine.runner import CheckpointLoader
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import (
     build_model_with_cfg,
@@ -23,7 +22,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from mmrecnext.archs import ARCHS
-from mmrecnext.checkpoint import named_weights
+from mmrecnext.checkpoint import named_weights, read_checkpoint
 from mmrecnext.checkpoint.fit import FOR_INFERENCE, check_fit, fuse_like, is_fused
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.fusion import affine, fuse_conv_norms
@@ -314,8 +313,7 @@ def load_classifier(
     """
     published = get_pretrained(name)
     checkpoint = checkpoint or published.url
-    loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
-    weights = named_weights(loaded, averaged)
+    weights = named_weights(read_checkpoint(checkpoint, 'cpu'), averaged)
     return classifier_of(weights, published.arch, checkpoint)
 
 

@@ -15,7 +15,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 
-from mmrecnext.checkpoint import explained_misfit
+from mmrecnext.checkpoint import OWN_READER, explained_misfit
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import atomic_write
 from mmrecnext.fusion import switch_to_deploy
@@ -127,10 +127,11 @@ class Runner(MMEngineRunner):
             CheckpointError: where it must fit and does not.
         """
         strict = strict or self.strict or self._resume
+        source = f'{OWN_READER}{filename}'
         if not strict:
-            return super().load_checkpoint(filename, map_location, strict, **kwargs)
+            return super().load_checkpoint(source, map_location, strict, **kwargs)
         with explained_misfit(self.model, filename):
-            return super().load_checkpoint(filename, map_location, strict, **kwargs)
+            return super().load_checkpoint(source, map_location, strict, **kwargs)
 
     def load_or_resume(self):
         """Load or resume what the config names; to resume, else the latest there is.

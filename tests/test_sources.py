@@ -6,9 +6,9 @@ import pytest
 import timm
 import torch
 from conftest import golden_weights
-from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 
+from mmrecnext.checkpoint import read_checkpoint
 from mmrecnext.classification import load_classifier
 from mmrecnext.errors import CheckpointError
 from mmrecnext.pretrained import get_pretrained
@@ -39,7 +39,7 @@ def cache_on_hub(home, repository, revision='main'):
 
 
 def read(name):
-    return CheckpointLoader.load_checkpoint(name, 'cpu', 'silent')
+    return read_checkpoint(name, 'cpu')
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from mmrecnext.checkpoint import explained_misfit, named_weights
+from mmrecnext.checkpoint import explained_misfit, named_weights, read_checkpoint
 from mmrecnext.checkpoint.convert import (
     FORMS,
     choose_form,
@@ -82,7 +81,7 @@ def main():
     file = Path(args.out)
     if file.resolve() == Path(args.checkpoint).resolve():
         raise OptionError(f'{file} is the input: choose another OUT')
-    checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu', 'silent')
+    checkpoint = read_checkpoint(args.checkpoint, 'cpu')
     form = args.to or choose_form(named_weights(checkpoint), file)
     of_network = args.config or args.drop or args.keep_optimizer
     if of_network and form != 'network':

@@ -9,12 +9,12 @@ from importlib import import_module
 
 import torch
 from mmengine.registry import DefaultScope
-from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 from mmrecnext.benchmark.cases import DTYPES, Case
 from mmrecnext.benchmark.original import original_of
+from mmrecnext.checkpoint import load_network
 from mmrecnext.cli import fit_cpu, load_config
 from mmrecnext.errors import ConfigError
 from mmrecnext.fusion import switch_to_deploy
@@ -42,7 +42,7 @@ def build_detector(case: Case, checkpoint: str | None = None) -> nn.Module:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = registry.MODELS.build(cfg.model)
     if checkpoint:
-        load_checkpoint(model, checkpoint, 'cpu', strict=True)
+        load_network(model, checkpoint)
     training = case.work == 'step'
     model.train(training)
     if case.form == 'original':

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmrecnext.archs import ARCHS, NUM_STAGES, Arch
+from mmrecnext.checkpoint.sources import read_checkpoint
 from mmrecnext.checkpoint.weights import (
     HEAD,
     WRAPPERS,
@@ -82,10 +83,7 @@ def load_pretrained(
         CheckpointError: where a weight is missing, left over or of another shape, or
             the weights are fused and the model is not; it is then as it was.
     """
-    from mmengine.runner.checkpoint import CheckpointLoader  # here: it is slow
-
-    loaded = CheckpointLoader.load_checkpoint(checkpoint, map_location, 'silent')
-    weights = backbone_weights(loaded, prefix)
+    weights = backbone_weights(read_checkpoint(checkpoint, map_location), prefix)
     unbuilt = tuple(f'stages.{i}.' for i in range(len(model.stages), NUM_STAGES))
     weights = {k: v for k, v in weights.items() if not k.startswith(unbuilt)}
     if model.deployed:
@@ -207,9 +205,7 @@ def load_network(model: nn.Module, filename: str, map_location: Any = 'cpu') -> 
     Raises:
         CheckpointError: where the weights do not fit, or no training has left them.
     """
-    from mmengine.runner.checkpoint import CheckpointLoader  # here: it is slow
-
-    checkpoint = CheckpointLoader.load_checkpoint(filename, map_location, 'silent')
+    checkpoint = read_checkpoint(filename, map_location)
     weights = named_weights(checkpoint)
     with explained_misfit(model, filename, weights):
         check_values(model.state_dict(), weights, filename)
@@ -238,10 +234,7 @@ def explained_misfit(
         raise
     except RuntimeError as error:
         if weights is None:
-            from mmengine.runner.checkpoint import CheckpointLoader
-
-            loaded = CheckpointLoader.load_checkpoint(source, 'cpu', 'silent')
-            weights = named_weights(loaded)
+            weights = named_weights(read_checkpoint(source, 'cpu'))
         own = {WRAPPERS.sub('', key): v for key, v in model.state_dict().items()}
         found = _differences(own, weights) or ' '.join(str(error).split())
         raise CheckpointError(

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
-MAX_STEPS = 2_000_000
+MAX_STEPS = 1_000_000
 """Instructions in a pickle; a tensor takes about 45."""
 
 LITERALS = {
@@ -35,6 +35,8 @@ LITERALS = {
 CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False, 'EMPTY_TUPLE': ()}
 NO_STEPS = {'PROTO', 'FRAME', 'STOP'}
 
+NO_BOOL = 'a boolean in it is neither true nor false'
+MAX_DIMS = 32
 MAPPINGS = (dict, OrderedDict, Counter)
 KEYS = (type(None), bool, int, float, str, bytes)
 
@@ -294,3 +296,18 @@ def check_keys(keys: list[Any]) -> list[Any]:
         if type(key) is int and not -(2**63) <= key < 2**64:
             raise Refused('a number of many digits is a key in it')
     return keys
+
+
+def check(condition: bool, what: str):
+    """Refuse what does not hold.
+
+    Raises:
+        Refused: with ``what``.
+    """
+    if not condition:
+        raise Refused(what)
+
+
+def are_counts(*values: Any) -> bool:
+    """Tell whether all values are integers from zero on."""
+    return all(type(value) is int and value >= 0 for value in values)

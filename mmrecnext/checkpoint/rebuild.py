@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
+from mmrecnext.checkpoint.arrays import array, array_of, dtype, history, scalar
 from mmrecnext.checkpoint.pickles import (
     MAPPINGS,
+    MAX_DIMS,
+    NO_BOOL,
     Name,
     NamesCode,
-    Pending,
     Refused,
+    are_counts,
+    check,
     check_keys,
 )
 from mmrecnext.checkpoint.structure import Module
@@ -46,14 +47,6 @@ STORAGES = {
 }
 """Types of numbers by the classes that PyTorch names for them."""
 
-MAX_DIMS = 32
-MAX_ITEM_SIZE = 2**20
-LAST_CHARACTER = 0x10FFFF
-DTYPE = re.compile(r'b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU][1-9]\d{0,6}')
-"""NumPy's names of plain types; those of objects, records and dates are none."""
-
-NO_BOOL = 'a boolean in it is neither true nor false'
-
 
 @dataclass(frozen=True)
 class Storage:
@@ -66,20 +59,6 @@ class Storage:
 
     dtype: torch.dtype
     content: torch.UntypedStorage
-
-
-def check(condition: bool, what: str):
-    """Refuse what does not hold.
-
-    Raises:
-        Refused: with ``what``.
-    """
-    if not condition:
-        raise Refused(what)
-
-
-def _are_counts(*values: Any) -> bool:
-    return all(type(value) is int and value >= 0 for value in values)
 
 
 def _tensor(
@@ -108,13 +87,13 @@ def _view(
     """Return a tensor of numbers that all stand within ``content``."""
     shape = type(size) in (tuple, torch.Size) and type(stride) in (tuple, torch.Size)
     shape = shape and len(size) == len(stride) <= MAX_DIMS
-    check(shape and _are_counts(offset, *size, *stride), 'a tensor in it has no shape')
+    check(shape and are_counts(offset, *size, *stride), 'a tensor in it has no shape')
     available = content.nbytes() // dtype.itemsize
     count = math.prod(size)
     last = sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     check(
         count <= available and (not count or offset + last < available),
-        f'a tensor of shape {list(size)} has only {available} numbers in it',
+        f'a tensor of shape {list(size)} has a storage of {available} numbers in it',
     )
     tensor = torch.empty(0, dtype=dtype, device=content.device)
     if count:
@@ -168,84 +147,10 @@ TENSORS = {
 }
 
 
-def _dtype(code: str, *_) -> Pending:
-    """Stand for ``numpy.dtype``, which is told its byte order afterwards."""
-    known = type(code) is str and DTYPE.fullmatch(code)
-    check(bool(known), f'an array in it is of the type {str(code)[:20]!r}')
-    dtype = np.dtype(code)
-    check(dtype.itemsize <= MAX_ITEM_SIZE, 'a text in an array is too long')
-
-    def finish(state: tuple) -> np.dtype:
-        order = state[1]
-        check(order in ('<', '>', '|', '='), 'an array in it has no byte order')
-        return dtype if order in '|=' else dtype.newbyteorder(order)
-
-    return Pending(finish)
-
-
-def _array(*_) -> Pending:
-    """Stand for ``numpy.core.multiarray._reconstruct``."""
-
-    def finish(state: tuple) -> np.ndarray:
-        _version, shape, dtype, by_columns, content = state
-        return _array_of(content, dtype, shape, 'F' if by_columns else 'C')
-
-    return Pending(finish)
-
-
-def _array_of(content: Any, dtype: Any, shape: Any, order: str = 'C', *_) -> np.ndarray:
-    """Stand for ``numpy.core.numeric._frombuffer``."""
-    if type(content) is str:  # of Python 2
-        content = content.encode('latin1')
-    check(type(content) in (bytes, bytearray), 'an array in it has no numbers')
-    check(isinstance(dtype, np.dtype), 'an array in it has no type')
-    check(type(shape) is tuple and _are_counts(*shape), 'an array in it has no shape')
-    check(order in ('C', 'F'), 'an array in it has no order')
-    check(
-        len(shape) <= MAX_DIMS and math.prod(shape) * dtype.itemsize == len(content),
-        f'an array of shape {list(shape)} has {len(content)} bytes in it',
-    )
-    array = np.frombuffer(content, dtype).reshape(shape, order=order).copy(order='K')
-    if dtype.kind == 'b':
-        check(not (array.view(np.uint8) > 1).any(), NO_BOOL)
-    if dtype.kind == 'U':
-        numbers = np.frombuffer(content, np.dtype('u4').newbyteorder(dtype.byteorder))
-        check(not (numbers > LAST_CHARACTER).any(), 'a text in an array is none')
-    return array
-
-
-def _scalar(dtype: Any, content: Any = b'') -> np.generic:
-    """Stand for ``numpy.core.multiarray.scalar``."""
-    return _array_of(content, dtype, ())[()]
-
-
-def _history(*args) -> Pending:
-    """Stand for MMEngine's ``HistoryBuffer``, which would let a file set its methods."""
-    check(not args, 'a log in it has arguments')
-
-    def finish(state: dict) -> HistoryBuffer:
-        values, counts = state['_log_history'], state['_count_history']
-        longest = state['max_length']
-        for each in (values, counts):
-            plain = isinstance(each, np.ndarray) and each.ndim == 1
-            check(plain and each.dtype.kind in 'biuf', 'a log in it holds no numbers')
-        fits = len(values) == len(counts) and _are_counts(longest) and longest
-        check(bool(fits), 'a log in it has another length than it says')
-        history = HistoryBuffer()
-        history.__setstate__(
-            dict(_log_history=values, _count_history=counts, max_length=longest)
-        )
-        return history
-
-    return Pending(finish)
-
-
-def _method(*args) -> None:
+def _method(owner: Any = None, _name: Any = None) -> None:
     """Stand for ``getattr``, by which a log names its statistics: none is taken."""
-    check(
-        len(args) == 2 and args[0] == Name(HISTORY) and type(args[1]) is str,
-        'it takes attributes of what it names',
-    )
+    if owner != Name(HISTORY):
+        raise NamesCode('builtins.getattr')
 
 
 def _encoded(text: str, encoding: str = 'utf-8') -> bytes:
@@ -292,7 +197,7 @@ def _complex(real: float, imaginary: float) -> complex:
 
 
 def _size(values: tuple = ()) -> torch.Size:
-    check(type(values) is tuple and _are_counts(*values), 'it has a size that is none')
+    check(type(values) is tuple and are_counts(*values), 'it has a size that is none')
     return torch.Size(values)
 
 
@@ -316,7 +221,7 @@ def _instance(kind: Any, *_) -> Any:
 
 HISTORY = 'mmengine.logging.history_buffer.HistoryBuffer'
 
-INSTANCES = {HISTORY: _history, 'argparse.Namespace': _namespace}
+INSTANCES = {HISTORY: history, 'argparse.Namespace': _namespace}
 FUNCTIONS = {
     **TENSORS,
     **INSTANCES,
@@ -324,14 +229,14 @@ FUNCTIONS = {
     'torch._tensor._rebuild_from_type_v2': _tensor_of_type,
     'torch.Size': _size,
     'torch.device': _device,
-    'numpy.dtype': _dtype,
+    'numpy.dtype': dtype,
     **{
         f'numpy.{core}.{name}': function
         for core in ('core', '_core')  # of NumPy 1, of NumPy 2
         for name, function in {
-            'multiarray._reconstruct': _array,
-            'multiarray.scalar': _scalar,
-            'numeric._frombuffer': _array_of,
+            'multiarray._reconstruct': array,
+            'multiarray.scalar': scalar,
+            'numeric._frombuffer': array_of,
         }.items()
     },
     'builtins.getattr': _method,
@@ -348,9 +253,9 @@ FUNCTIONS = {
 
 CONSTANTS = {
     **{
-        f'torch.{part}{name}': dtype
+        f'torch.{part}{name}': kind
         for part in ('', 'cuda.')
-        for name, dtype in STORAGES.items()
+        for name, kind in STORAGES.items()
     },
     'torch.storage.UntypedStorage': torch.uint8,
     **{str(v): v for v in vars(torch).values() if isinstance(v, torch.dtype)},

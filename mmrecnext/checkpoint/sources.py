@@ -1,8 +1,17 @@
-"""Find a checkpoint: a file, a URL, a published name, a repository on the hub."""
+"""Find a checkpoint: a file, a URL, a published name, a repository on the hub.
+
+What a RecNeXt is loaded from, and what the tools load, goes through the reader of this
+package, which runs nothing (:func:`read_checkpoint`). What other code loads by MMEngine
+stays MMEngine's, errors included: see :func:`register_loaders`.
+"""
 
 from __future__ import annotations
 
 import os
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -19,39 +28,159 @@ from mmrecnext.pretrained import HUB_OWNER, HUB_PREFIXES, Pretrained, get_pretra
 HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 """Names that timm gives to the weights in a repository, the one to prefer first."""
 
+OWN_READER = 'mmrecnext:'
+"""Before the name of a checkpoint, has MMEngine read it by :func:`read_checkpoint`."""
+
+URLS = ('http://', 'https://')
+BUCKETS = ('s3://', 'petrel://')
+ALIASES = ('torchvision', 'modelzoo', 'open-mmlab', 'openmmlab', 'mmcls')
+"""Schemes of MMEngine whose names are looked up in its tables."""
+
 
 def register_loaders():
-    """Have MMEngine read checkpoints through this module, wherever it loads one."""
+    """Have MMEngine read checkpoints without running code, and know published names.
+
+    With :data:`OWN_READER` before the name, or one of the hub, MMEngine reads by
+    :func:`read_checkpoint`. Else it reads as it does: by ``torch.load`` with its
+    default, which the user may override by PyTorch's environment variables. Two things
+    are added. What PyTorch refuses, although it is only data, is read as data: so
+    MMEngine reads its own checkpoints. And downloads go by that default too, while
+    MMEngine's own way would run any code in them.
+    """
     from mmengine.runner.checkpoint import CheckpointLoader  # here: it is slow
 
-    CheckpointLoader.register_scheme('', loader=load_from_local, force=True)
-    CheckpointLoader.register_scheme(
-        ('http://', 'https://'), loader=load_from_http, force=True
-    )
-    CheckpointLoader.register_scheme(HUB_PREFIXES, loader=load_from_hub, force=True)
+    for prefixes, loader in (
+        (OWN_READER, load_from_mmrecnext),
+        (HUB_PREFIXES, load_from_hub),
+        (('', *URLS, *(f'{alias}://' for alias in ALIASES)), load_from_mmengine),
+    ):
+        CheckpointLoader.register_scheme(prefixes, loader=loader, force=True)
 
 
-def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """Read a checkpoint file, or fetch the published weights of that name.
+def read_checkpoint(filename: str, map_location: Any = None) -> Any:
+    """Find a checkpoint, and read it without running code.
+
+    The text of a config, which mmcv 1 saved, is left out: MMEngine would execute it on
+    resuming.
 
     Args:
-        filename: path, or a name such as ``recnext_m3.dist_300e_in1k``, see
+        filename: path, URL, what the schemes of MMEngine take, or a name such as
+            ``recnext_m3.dist_300e_in1k``, see
             :func:`~mmrecnext.pretrained.get_pretrained`. With the owner before it,
             ``suous/``, it is sought on the hub, else among the releases. A file of that
             name goes first.
         map_location: see :func:`~mmrecnext.checkpoint.files.read_file`.
 
     Raises:
-        CheckpointError: for a file that is missing, broken or would run code, or
-            weights that cannot be fetched.
+        CheckpointError: for a file that is missing, broken or names code, or weights
+            that cannot be fetched.
     """
+    try:
+        checkpoint = _read_safely(filename, map_location)
+    except _Missing as error:
+        raise CheckpointError(
+            f'there is no checkpoint {filename}, and {error.__cause__}'
+        ) from error
+    if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
+        checkpoint['meta'].pop('config', None)
+    return checkpoint
+
+
+def _read_safely(filename: str, map_location: Any) -> Any:
+    if any(bucket in filename for bucket in BUCKETS):
+        from mmengine.fileio import get_local_path  # here: it is slow
+
+        with get_local_path(filename, backend_args={'backend': 'petrel'}) as path:
+            return read_file(path, map_location)
+    return _load(filename, map_location, read_file, download)
+
+
+def load_from_mmrecnext(filename: str, map_location: Any = None) -> Any:
+    """Read what a name with :data:`OWN_READER` before it stands for."""
+    return read_checkpoint(filename.removeprefix(OWN_READER), map_location)
+
+
+def load_from_mmengine(filename: str, map_location: Any = None) -> Any:
+    """Read a checkpoint as MMEngine does, see :func:`register_loaders`.
+
+    Raises:
+        FileNotFoundError: for a file that is missing, and no published name.
+        pickle.UnpicklingError: PyTorch's, for one that would run code.
+    """
+    return _load(filename, map_location, _read_as_torch, _download)
+
+
+def _read_as_torch(path: Path, map_location: Any) -> Any:
+    try:
+        return torch.load(path, map_location=map_location)
+    except pickle.UnpicklingError:
+        with suppress(CheckpointError):
+            return read_file(path, map_location)
+        raise
+
+
+class _Missing(FileNotFoundError):
+    """There is no such file, nor are weights published by that name."""
+
+
+def _load(
+    filename: str,
+    map_location: Any,
+    read: Callable[[Path, Any], Any],
+    fetch: Callable[[str], Path],
+) -> Any:
+    scheme, is_alias, name = filename.partition('://')
+    if is_alias and scheme in ALIASES:
+        filename = _look_up(scheme, name)
+    checkpoint = read(_locate(filename, fetch), map_location)
+    if scheme == 'mmcls':
+        from mmengine.runner.checkpoint import _process_mmcls_checkpoint
+
+        return _process_mmcls_checkpoint(checkpoint)
+    return checkpoint
+
+
+def _look_up(scheme: str, name: str) -> str:
+    """Return the URL, or the path, that MMEngine has for a name.
+
+    Raises:
+        CheckpointError: for an unknown name.
+    """
+    from mmengine.runner import checkpoint as mmengine  # here: it is slow
+
+    table = {
+        'mmcls': mmengine.get_mmcls_models,
+        'torchvision': mmengine.get_torchvision_models,
+        'modelzoo': mmengine.get_torchvision_models,
+    }.get(scheme, mmengine.get_external_models)()
+    if scheme in ('open-mmlab', 'openmmlab'):
+        name = mmengine.get_deprecated_model_names().get(name, name)
+    if name not in table:
+        close = get_close_matches(name, table) or sorted(table)[:3]
+        raise CheckpointError(
+            f'{scheme}:// has no checkpoint {name}; it has {", ".join(close)}'
+        )
+    if table[name].startswith(URLS):
+        return table[name]
+    return os.path.join(mmengine._get_mmengine_home(), table[name])
+
+
+def _locate(filename: str, fetch: Callable[[str], Path]) -> Path:
+    """Return where the file of a checkpoint is, fetched if need be."""
+    if filename.startswith(URLS):
+        return fetch(filename)
+    if filename.startswith(HUB_PREFIXES):
+        return fetch_from_hub(filename)
     path = Path(filename).expanduser()
     if path.is_file():
-        return read_file(path, map_location)
-    published = _published(filename)
+        return path
+    try:
+        published = get_pretrained(filename)
+    except OptionError as error:
+        raise _Missing(f'{filename} can not be found.') from error
     if filename.startswith(f'{HUB_OWNER}/'):
-        return load_from_hub(published.hub_id, map_location)
-    return load_from_http(published.url, map_location)
+        return fetch_from_hub(published.hub_id)
+    return fetch(published.url)
 
 
 def check_source(filename: str):
@@ -64,44 +193,44 @@ def check_source(filename: str):
     """
     remote = '://' in filename or filename.startswith(HUB_PREFIXES)
     if not remote and not Path(filename).expanduser().is_file():
-        _published(filename)
+        try:
+            get_pretrained(filename)
+        except OptionError as error:
+            raise CheckpointError(
+                f'there is no checkpoint {filename}, and {error}'
+            ) from error
 
 
-def _published(name: str) -> Pretrained:
-    try:
-        return get_pretrained(name)
-    except OptionError as error:
-        raise CheckpointError(f'there is no checkpoint {name}, and {error}') from error
-
-
-def load_from_http(
-    filename: str, map_location: Any = None, model_dir: str | None = None
-) -> Any:
-    """Download a checkpoint, once on each machine, and read it.
+def download(url: str, folder: str | None = None) -> Path:
+    """Download a file, once on each machine, and return where it is.
 
     Args:
-        filename: URL.
-        map_location: see :func:`~mmrecnext.checkpoint.files.read_file`.
-        model_dir: folder of downloads, by default that of ``torch.hub``.
+        url: of the file.
+        folder: of downloads, by default that of ``torch.hub``.
 
     Raises:
-        CheckpointError: where the download or the file fails.
+        CheckpointError: where it cannot be had.
     """
-    path = download_path(filename, model_dir)
+    try:
+        return _download(url, folder)
+    except (URLError, OSError) as error:
+        reason = getattr(error, 'reason', error)
+        raise CheckpointError(
+            f'cannot download {url} ({reason}). Fetch it elsewhere and put it '
+            f'at {download_path(url, folder)}; to train from scratch, set '
+            '`init_cfg=None`'
+        ) from error
+
+
+def _download(url: str, folder: str | None = None) -> Path:
+    path = download_path(url, folder)
     first_of_node = os.environ.get('LOCAL_RANK', '0') == '0'
     if not path.is_file() and first_of_node:
         path.parent.mkdir(parents=True, exist_ok=True)
-        print_log(f'Downloading {filename} to {path}', logger='current')
-        try:
-            torch.hub.download_url_to_file(filename, str(path))
-        except (URLError, OSError) as error:
-            reason = getattr(error, 'reason', error)
-            raise CheckpointError(
-                f'cannot download {filename} ({reason}). Fetch it elsewhere and put it '
-                f'at {path}; to train from scratch, set `init_cfg=None`'
-            ) from error
+        print_log(f'Downloading {url} to {path}', logger='current')
+        torch.hub.download_url_to_file(url, str(path))
     barrier()
-    return load_from_local(str(path), map_location)
+    return path
 
 
 def download_path(url: str, folder: str | None = None) -> Path:
@@ -111,17 +240,24 @@ def download_path(url: str, folder: str | None = None) -> Path:
 
 
 def load_from_hub(filename: str, map_location: Any = None) -> Any:
-    """Download the weights of a repository on the Hugging Face hub, and read them.
+    """Read the weights of a repository on the hub, see :func:`fetch_from_hub`."""
+    return read_file(fetch_from_hub(filename), map_location)
+
+
+def fetch_from_hub(filename: str) -> Path:
+    """Download the weights of a repository on the Hugging Face hub.
 
     Args:
         filename: ``owner/name``, perhaps with ``hf-hub:`` before it and with
             ``@revision`` behind. Of published weights, the file of the release will do
             if it has been downloaded.
-        map_location: see :func:`~mmrecnext.checkpoint.files.read_file`.
+
+    Returns:
+        Where the file is.
 
     Raises:
-        CheckpointError: where ``huggingface_hub`` is not installed, or the download or
-            the file fails.
+        CheckpointError: where ``huggingface_hub`` is not installed, or the download
+            fails.
     """
     for prefix in HUB_PREFIXES:
         filename = filename.removeprefix(prefix)
@@ -134,7 +270,7 @@ def load_from_hub(filename: str, map_location: Any = None) -> Any:
             raise CheckpointError(str(error)) from error
         released = download_path(published.url)
         if released.is_file() and not revision:
-            return read_file(released, map_location)
+            return released
 
     try:
         from huggingface_hub import hf_hub_download
@@ -159,7 +295,7 @@ def load_from_hub(filename: str, map_location: Any = None) -> Any:
             reason = error
             break
         else:
-            return read_file(path, map_location)
+            return Path(path)
     raise CheckpointError(
         f'cannot fetch {repository} from the hub ({_first_line(reason)}). '
         f'{_detour(published)}'

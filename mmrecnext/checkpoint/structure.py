@@ -78,7 +78,9 @@ def _parts(value: Any) -> Sequence[Any]:
     if type(value) in SEQUENCES:
         return value if type(value) in (list, tuple) else list(value)
     if type(value) in MAPPINGS:
-        metadata = vars(value).get('_metadata', ()) if type(value) is OrderedDict else ()
+        metadata = (
+            vars(value).get('_metadata', ()) if type(value) is OrderedDict else ()
+        )
         return [metadata, *value.values()]
     if type(value) is Namespace:
         return list(vars(value).values())
