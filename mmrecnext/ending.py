@@ -27,6 +27,7 @@ def run(main: Callable[[], None]):
     after Ctrl-C, 143 after SIGTERM, 141 where the reader of the output is gone.
     """
     tool = Path(sys.argv[0]).name
+    logging.raiseExceptions = False  # as where nobody reads the log on the terminal
     try:
         with termination.answered():
             main()

@@ -22,6 +22,7 @@ LAST = 'last_checkpoint'
 """File in a work dir that names the checkpoint saved last; MMEngine writes it."""
 
 NUMBERED = re.compile(r'(.*?)(\d*)', re.DOTALL)
+SCHEDULERS = '`param_schedulers`'
 BEST = 'best_'
 """How the names of checkpoints that ``save_best`` saves begin."""
 
@@ -134,15 +135,20 @@ def check_resumable(checkpoint: Any, source: str, schedulers: bool = True):
         '`meta.iter`': _is_count(meta.get('iter')),
         '`message_hub`': whole_hub,
         '`optimizer`': isinstance(checkpoint.get('optimizer'), Mapping),
-        '`param_schedulers`': not schedulers
+        SCHEDULERS: not schedulers
         or isinstance(checkpoint.get('param_schedulers'), Mapping | list),
     }
     missing = [name for name, found in there.items() if not found]
     if missing:
-        raise CheckpointError(
-            f'{source} cannot be resumed from, for it lacks {", ".join(missing)}. To '
-            'fine-tune from its weights, in place of --resume: '
+        advice = (
+            "To go on with the config's, add --new-schedule"
+            if missing == [SCHEDULERS]
+            else 'To fine-tune from its weights, in place of --resume: '
             f'--cfg-options load_from={source}'
+        )
+        raise CheckpointError(
+            f'{source} cannot be resumed from, for it lacks {", ".join(missing)}. '
+            f'{advice}'
         )
     if not (meta.get('seed') is None or _is_count(meta['seed'], 2**32)):
         raise CheckpointError(f'{source}: `meta.seed` is no seed: {meta["seed"]!r}')
@@ -253,6 +259,12 @@ class ResumeHook(Hook):
         checkpoint['message_hub'] = harmless(
             checkpoint['message_hub'], [folder for folder in folders if folder]
         )
+        loop, meta = runner.train_loop, checkpoint['meta']
+        if meta['iter'] >= loop.max_iters or meta['epoch'] > loop.max_epochs:
+            runner.logger.warning(
+                f'Nothing is left to train: {source} is at epoch {meta["epoch"]}, '
+                f'iteration {meta["iter"]}. To train longer, raise `train_cfg`'
+            )
         schedule = Schedule(runner)
         schedule.check_optimizer(checkpoint['optimizer'], source)
         if runner.new_schedule:

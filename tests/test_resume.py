@@ -9,6 +9,8 @@ from itertools import count
 
 import pytest
 import torch
+from conftest import tool
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import Hook
@@ -205,7 +207,10 @@ class TestWhatIsResumed:
 
         file = rewrite(work_dir / 'epoch_2.pth', change)
         name = 'param_schedulers' if lacking == 'all but weights' else lacking
-        with pytest.raises(CheckpointError, match=f'lacks .*{name}.* load_from={file}'):
+        step = f'load_from={file}'
+        if lacking == 'param_schedulers':
+            step = '--new-schedule'
+        with pytest.raises(CheckpointError, match=f'lacks .*{name}.* {step}'):
             run(work_dir, 3, resume=True, load_from=file)
 
     @pytest.mark.parametrize(
@@ -243,6 +248,40 @@ class TestWhatIsResumed:
         file = rewrite(work_dir / 'epoch_2.pth', lambda c: change(c) and None)
         with pytest.raises(CheckpointError, match=words):
             run(work_dir, 3, resume=True, load_from=file)
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def cfg(self, work_dir):
+        return Config(dict(work_dir=str(work_dir), param_scheduler=COSINE))
+
+    def test_takes_the_latest_or_the_one_named(self, cfg, work_dir):
+        train = tool('train')
+        for name, expected in (('auto', 2), (str(work_dir / 'epoch_1.pth'), 1)):
+            train.resume(cfg, name)
+            assert cfg.resume
+            assert cfg.load_from == str(work_dir / f'epoch_{expected}.pth')
+
+    def test_refuses_before_anything_is_built(self, cfg, work_dir):
+        weights = rewrite(work_dir / 'epoch_1.pth', lambda c: c['state_dict'])
+        train = tool('train')
+        for name, words in (
+            (weights, 'lacks `state_dict`, .*`optimizer`.*load_from'),
+            (str(work_dir), 'there is no file .* --resume alone takes the latest'),
+            ('', 'there is no file  to resume'),
+        ):
+            with pytest.raises(CheckpointError, match=words):
+                train.resume(cfg, name)
+
+    def test_schedulers_of_the_config_need_none_of_the_checkpoint(self, cfg, work_dir):
+        file = rewrite(
+            work_dir / 'epoch_2.pth', lambda c: c.pop('param_schedulers') and c
+        )
+        train = tool('train')
+        with pytest.raises(CheckpointError, match='add --new-schedule'):
+            train.resume(cfg, file)
+        train.resume(cfg, file, new_schedule=True)
+        assert cfg.load_from == file
 
 
 class TestFilesOfOthers:

@@ -2,6 +2,7 @@
 """Train a detector or a segmentor."""
 
 import argparse
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -16,7 +17,7 @@ from mmrecnext.cli import (
     prepare,
     run,
 )
-from mmrecnext.errors import ConfigError
+from mmrecnext.errors import CheckpointError, ConfigError
 from mmrecnext.files import remove_unfinished
 from mmrecnext.resume import check_resumable, latest_checkpoint, saved_checkpoints
 from mmrecnext.stopping import first_process, lock
@@ -63,7 +64,7 @@ def parse_args() -> argparse.Namespace:
         'says now, not as the checkpoint says',
     )
     args = parser.parse_args()
-    if args.new_schedule and not args.resume:
+    if args.new_schedule and args.resume is None:
         parser.error('--new-schedule goes with --resume')
     return args
 
@@ -82,7 +83,7 @@ def main():
     if first_process(args.launcher):
         lock(cfg.work_dir)
         remove_unfinished(cfg.work_dir)
-    if args.resume:
+    if args.resume is not None:
         resume(cfg, args.resume, args.new_schedule)
     try:
         runner = build_runner(cfg)
@@ -107,6 +108,11 @@ def resume(cfg: Config, checkpoint: str, new_schedule: bool = False):
         if checkpoint is None:
             print_log(f'Nothing to resume in {cfg.work_dir}: starting', 'current')
             return
+    elif '://' not in checkpoint and not Path(checkpoint).expanduser().is_file():
+        raise CheckpointError(
+            f'there is no file {checkpoint} to resume from; --resume alone takes the '
+            f'latest of the work dir, {cfg.work_dir}'
+        )
     else:
         # Here, for building data and model takes a while.
         state = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
