@@ -26,6 +26,9 @@ SCHEDULERS = '`param_schedulers`'
 BEST = 'best_'
 """How the names of checkpoints that ``save_best`` saves begin."""
 
+OWN = ('cfg', 'experiment_name', 'mmengine_version')
+"""What each run says of itself; MMEngine's inferencers execute the text of a config."""
+
 
 def latest_checkpoint(folder: str, schedulers: bool = True) -> str | None:
     """Return the latest checkpoint of a work dir that training can go on from.
@@ -185,14 +188,14 @@ def harmless(hub: Mapping, folders: Iterable[str]) -> dict[str, dict]:
     infos = {
         key: kept
         for key, value in hub['runtime_info'].items()
-        if isinstance(key, str)
-        and key.isprintable()
+        if _is_name(key)
+        and key not in OWN
         and (kept := _harmless_info(key, value, folders)) is not None
     }
     scalars = {
         key: value
         for key, value in hub['log_scalars'].items()
-        if isinstance(value, HistoryBuffer) and key.isprintable()
+        if _is_name(key) and isinstance(value, HistoryBuffer)
     }
     resumed = {
         key: bool(value)
@@ -200,6 +203,10 @@ def harmless(hub: Mapping, folders: Iterable[str]) -> dict[str, dict]:
         if key in infos or key in scalars
     }
     return {'log_scalars': scalars, 'runtime_info': infos, 'resumed_keys': resumed}
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and key.isprintable()
 
 
 def _harmless_info(key: str, value: Any, folders: Iterable[str]) -> Any:
@@ -267,6 +274,10 @@ class ResumeHook(Hook):
             )
         schedule = Schedule(runner)
         schedule.check_optimizer(checkpoint['optimizer'], source)
+        if meta['iter'] and not schedule.has_moments(checkpoint['optimizer']):
+            runner.logger.warning(
+                f'The optimizer of {source} has no moments: they begin anew'
+            )
         if runner.new_schedule:
             schedule.renew(checkpoint, source)
         elif other := schedule.differences(checkpoint, source):

@@ -15,6 +15,9 @@ MOVING = {'last_step', 'base_values', 'verbose', 'best', 'num_bad_epochs'}
 MOVING |= {'cooldown_counter', 'optimizer'}
 """What of a scheduler's state is none of its settings, beside private names."""
 
+MOMENTS = ('betas', 'momentum', 'alpha', 'rho')
+"""Settings of the optimizers that keep moments."""
+
 INITIAL = 'initial_'
 """What goes before the name of a setting that a scheduler moves."""
 
@@ -84,7 +87,23 @@ class Schedule:
                         source,
                         f'its optimizer, which has {", ".join(foreign)}, is no {kind}',
                     )
+                if wrong := sorted(
+                    key
+                    for key in _settings(group)
+                    if not _is_setting(saved_group.get(key))
+                ):
+                    raise _unfit(
+                        source, f'its optimizer lacks numbers for {", ".join(wrong)}'
+                    )
                 _check_moments(group, saved_group, saved['state'], source)
+
+    def has_moments(self, state: Mapping) -> bool:
+        """Tell whether the state of optimizers that keep moments has any."""
+        return all(
+            saved['state']
+            or not any(saved['param_groups'][0].get(name) for name in MOMENTS)
+            for _, saved, *_ in self.parts(state, None)
+        )
 
     def differences(self, checkpoint: Mapping, source: str) -> list[str]:
         """List the settings in which the checkpoint is not as the config.
@@ -196,7 +215,9 @@ def _check_schedulers(schedulers: list, saved: Any, source: str):
     names = ', '.join(type(scheduler).__name__ for scheduler in schedulers) or 'none'
     same = isinstance(saved, list) and len(saved) == len(schedulers)
     if not same or any(
-        not isinstance(state, Mapping) or _fixed(state) != _fixed(vars(scheduler))
+        not isinstance(state, Mapping)
+        or not state.keys() < vars(scheduler).keys()
+        or _fixed(state) != _fixed(vars(scheduler))
         for scheduler, state in zip(schedulers, saved, strict=True)
     ):
         raise CheckpointError(

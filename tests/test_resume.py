@@ -225,6 +225,10 @@ class TestWhatIsResumed:
                 'which has momentum, is no AdamW',
             ),
             (
+                lambda c: c['optimizer']['param_groups'][0].update(lr='high'),
+                'its optimizer lacks numbers for lr',
+            ),
+            (
                 lambda c: c['optimizer']['state'][0].update(exp_avg=torch.ones(3)),
                 r'exp_avg of its optimizer is \[3\]',
             ),
@@ -234,6 +238,10 @@ class TestWhatIsResumed:
             ),
             (
                 lambda c: c['param_schedulers'][0].pop('T_max'),
+                'other schedulers than the 1 of the config',
+            ),
+            (
+                lambda c: c['param_schedulers'][0].update(optimizer=None),
                 'other schedulers than the 1 of the config',
             ),
             (lambda c: c['meta'].update(seed='x'), '`meta.seed` is no seed'),
@@ -314,6 +322,17 @@ class TestFilesOfOthers:
             )
             assert mine.is_file() and inside.is_file()
 
+    def test_text_of_a_config_is_not_passed_on(self, work_dir):
+        def change(checkpoint):
+            checkpoint['message_hub']['runtime_info']['cfg'] = 'import os'
+            checkpoint['message_hub']['log_scalars'][3] = None
+            checkpoint['meta']['config'] = 'raise SystemExit'
+
+        file = rewrite(work_dir / 'epoch_1.pth', change)
+        run(work_dir, 2, resume=True, load_from=file)
+        saved = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
+        assert 'import os' not in saved['message_hub']['runtime_info']['cfg']
+
     def test_the_best_of_a_moved_run_goes_once_there_is_a_better_one(self, tmp_path):
         hook = dict(save_best='score', rule='greater')
         run(tmp_path / 'a', 1, scores=[1.0], hook=hook)
@@ -360,26 +379,37 @@ class TestSettings:
         assert {group['weight_decay'] for group in after['param_groups']} == {0.3}
         assert before['state'][0]['step'] == 8 and after['state'][0]['step'] == 12
 
-    def test_settings_of_the_checkpoint_are_told(self, work_dir, monkeypatch):
+    @pytest.fixture
+    def told(self, monkeypatch):
+        """What is warned of."""
         told = []
         monkeypatch.setattr(
             logging.Logger, 'warning', lambda _, text, *args: told.append(text)
         )
+        return told
+
+    def test_an_optimizer_without_moments_is_told(self, work_dir, told):
+        file = rewrite(
+            work_dir / 'epoch_2.pth', lambda c: c['optimizer']['state'].clear()
+        )
+        run(work_dir, 3, resume=True, load_from=file)
+        assert [text for text in told if 'has no moments' in text]
+
+    def test_a_finished_run_is_told(self, work_dir, told):
+        assert not run(work_dir, 2, resume=True).rates
+        assert [text for text in told if 'Nothing is left to train' in text]
+
+    def test_settings_of_the_checkpoint_are_told(self, work_dir, told):
         options = dict(optimizer=dict(weight_decay=0.3), resume=True)
         resumed = run(work_dir, 3, **options)
-        told = [text for text in told if '--new-schedule' in text]
-        assert len(told) == 1
-        assert 'weight_decay 0.01, not 0.3' in told[0]
-        assert 'CosineAnnealingLR T_max 2, not 6' in told[0]
-        assert 'lr ' not in told[0]
+        (line,) = (text for text in told if '--new-schedule' in text)
+        assert 'weight_decay 0.01, not 0.3' in line
+        assert 'CosineAnnealingLR T_max 2, not 6' in line
+        assert 'lr ' not in line
         assert resumed.rates[8][0] == resumed.rates[11][0] == pytest.approx(0.000505)
 
     @pytest.mark.parametrize('by_epoch', [True, False])
-    def test_same_settings_repeat_a_whole_run(self, by_epoch, tmp_path, monkeypatch):
-        told = []
-        monkeypatch.setattr(
-            logging.Logger, 'warning', lambda _, text, *args: told.append(text)
-        )
+    def test_same_settings_repeat_a_whole_run(self, by_epoch, tmp_path, told):
         options = dict(by_epoch=by_epoch, param_scheduler=WARM_COSINE)
         whole = run(tmp_path / 'whole', 4, **options)
         run(tmp_path / 'half', 2, **options)
