@@ -127,16 +127,11 @@ def check_resumable(checkpoint: Any, source: str, schedulers: bool = True):
     checkpoint = checkpoint if isinstance(checkpoint, Mapping) else {}
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
-    hub = checkpoint.get('message_hub')
-    parts = {'log_scalars', 'runtime_info', 'resumed_keys'}
-    whole_hub = isinstance(hub, Mapping) and all(
-        isinstance(hub.get(part), Mapping) for part in parts
-    )
     there = {
         '`state_dict`': isinstance(checkpoint.get('state_dict'), Mapping),
         '`meta.epoch`': _is_count(meta.get('epoch')),
         '`meta.iter`': _is_count(meta.get('iter')),
-        '`message_hub`': whole_hub,
+        '`message_hub`': _is_hub(checkpoint.get('message_hub')),
         '`optimizer`': isinstance(checkpoint.get('optimizer'), Mapping),
         SCHEDULERS: not schedulers
         or isinstance(checkpoint.get('param_schedulers'), Mapping | list),
@@ -155,17 +150,12 @@ def check_resumable(checkpoint: Any, source: str, schedulers: bool = True):
         )
     if not (meta.get('seed') is None or _is_count(meta['seed'], 2**32)):
         raise CheckpointError(f'{source}: `meta.seed` is no seed: {meta["seed"]!r}')
-    averages = checkpoint.get('ema_state_dict') or {}
-    unknown = [
-        key
-        for key in averages
-        if key.removeprefix('module.') not in checkpoint['state_dict']
-        and key.startswith('module.')
-    ]
-    if unknown:
-        raise CheckpointError(
-            f'{source}: `ema_state_dict` averages what `state_dict` lacks: {unknown[0]}'
-        )
+    averages = {f'module.{key}' for key in checkpoint['state_dict']}
+    for key in checkpoint.get('ema_state_dict') or ():
+        if key.startswith('module.') and key not in averages:
+            raise CheckpointError(
+                f'{source}: `ema_state_dict` averages what `state_dict` lacks: {key}'
+            )
 
 
 def _is_count(value: Any, bound: float = math.inf) -> bool:
@@ -203,6 +193,13 @@ def harmless(hub: Mapping, folders: Iterable[str]) -> dict[str, dict]:
         if key in infos or key in scalars
     }
     return {'log_scalars': scalars, 'runtime_info': infos, 'resumed_keys': resumed}
+
+
+def _is_hub(hub: Any) -> bool:
+    parts = ('log_scalars', 'runtime_info', 'resumed_keys')
+    return isinstance(hub, Mapping) and all(
+        isinstance(hub.get(part), Mapping) for part in parts
+    )
 
 
 def _is_name(key: Any) -> bool:

@@ -52,6 +52,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         """Find where to save; see MMEngine."""
         super().before_train(runner)
         self.file_backend = RemovingLater(self.file_backend)
+        termination.arrived = False  # of an earlier run of this process
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None):
         """Hold SIGTERM back until the step is done."""

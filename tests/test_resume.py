@@ -4,6 +4,7 @@ import copy
 import logging
 import os
 import shutil
+import signal
 from functools import partial
 from itertools import count
 
@@ -22,6 +23,7 @@ from mmrecnext.errors import CheckpointError
 from mmrecnext.resume import latest_checkpoint, saved_checkpoints
 from mmrecnext.runner import Runner
 from mmrecnext.saving import CheckpointHook, saving_safely
+from mmrecnext.stopping import Terminated, termination
 
 names = (f'run{i}' for i in count())
 
@@ -86,7 +88,9 @@ CONVERTED = [dict(type='PolyLR', power=0.9, end=6, convert_to_iter_based=True)]
 TWO_RATES = dict(custom_keys={'layers.0': dict(lr_mult=0.1)})
 
 
-def run(folder, steps=6, by_epoch=True, optimizer=None, hook=None, **settings):
+def run(
+    folder, steps=6, by_epoch=True, optimizer=None, hook=None, hooks=(), **settings
+):
     """Train for so many epochs of 4 iterations, or iterations; return what was seen."""
     loader = dict(
         dataset=Numbers(),
@@ -118,7 +122,7 @@ def run(folder, steps=6, by_epoch=True, optimizer=None, hook=None, **settings):
     runner = Runner(
         **copy.deepcopy({**defaults, **settings}),
         work_dir=str(folder),
-        custom_hooks=[watch],
+        custom_hooks=[watch, *hooks],
         randomness=dict(seed=0),
         experiment_name=next(names),
         default_scope='mmengine',
@@ -418,6 +422,27 @@ class TestSettings:
         assert resumed.losses == {k: whole.losses[k] for k in resumed.losses}
         assert len(resumed.losses) == len(whole.losses) // 2
         assert not [text for text in told if '--new-schedule' in text]
+
+
+class Signal(Hook):
+    """Has SIGTERM arrive in the middle of a step."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class TestTermination:
+    @pytest.mark.parametrize(('by_epoch', 'first'), [(True, 4), (False, 6)])
+    def test_goes_on_as_if_nothing_had_been(self, by_epoch, first, tmp_path):
+        options = dict(steps=3 if by_epoch else 12, by_epoch=by_epoch)
+        options.update(param_scheduler=WARM_COSINE)
+        whole = run(tmp_path / 'whole', **options)
+        hook = {} if by_epoch else dict(interval=100)
+        with termination.answered(), pytest.raises(Terminated):
+            run(tmp_path / 'half', hook=hook, hooks=[Signal()], **options)
+        resumed = run(tmp_path / 'half', resume=True, hook=hook, **options)
+        assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= first}
 
 
 class TestSaving:
