@@ -236,11 +236,7 @@ def _best_of_this_run(path: Any, folders: Iterable[str]) -> str | None:
 
 
 class ResumeHook(Hook):
-    """Checks what is resumed before any of it is, and says which settings it brings.
-
-    Where the runner has a true ``new_schedule``, the settings of the optimizer and the
-    schedulers are the config's, moved forward to the step at hand.
-    """
+    """Checks what is resumed before any of it is, and drops what could harm."""
 
     priority = 'VERY_HIGH'
 
@@ -252,37 +248,46 @@ class ResumeHook(Hook):
         """
         if not runner._resume:
             return
-        source = str(runner._load_from)
-        check_resumable(
-            checkpoint,
-            source,
-            bool(runner.param_schedulers) and not runner.new_schedule,
-        )
+        schedulers = bool(runner.param_schedulers) and not runner.new_schedule
+        check_resumable(checkpoint, str(runner._load_from), schedulers)
         checkpoint['meta'].pop('config', None)  # MMEngine would execute it
         folders = [_folder_of(hook, runner.work_dir) for hook in runner.hooks]
         checkpoint['message_hub'] = harmless(
             checkpoint['message_hub'], [folder for folder in folders if folder]
         )
-        loop, meta = runner.train_loop, checkpoint['meta']
-        if meta['iter'] >= loop.max_iters or meta['epoch'] > loop.max_epochs:
-            runner.logger.warning(
-                f'Nothing is left to train: {source} is at epoch {meta["epoch"]}, '
-                f'iteration {meta["iter"]}. To train longer, raise `train_cfg`'
-            )
-        schedule = Schedule(runner)
-        schedule.check_optimizer(checkpoint['optimizer'], source)
-        if meta['iter'] and not schedule.has_moments(checkpoint['optimizer']):
-            runner.logger.warning(
-                f'The optimizer of {source} has no moments: they begin anew'
-            )
-        if runner.new_schedule:
-            schedule.renew(checkpoint, source)
-        elif other := schedule.differences(checkpoint, source):
-            runner.logger.warning(
-                'The checkpoint goes before the config: '
-                f'{", ".join(other)}. To train on as the config says, add '
-                '--new-schedule'
-            )
+
+
+def settle_schedule(runner, checkpoint: dict):
+    """Settle whose settings a resumed run has, and say in which the config differs.
+
+    Args:
+        runner: a runner with a checkpoint's weights. Is its ``new_schedule`` true, the
+            settings are the config's, moved forward to the step at hand.
+        checkpoint: the rest of the checkpoint, changed in place.
+
+    Raises:
+        CheckpointError: where the optimizer or the schedulers are others.
+    """
+    source, meta = str(runner._load_from), checkpoint['meta']
+    schedule = Schedule(runner)
+    schedule.check_optimizer(checkpoint['optimizer'], source)
+    loop = runner.train_loop
+    if meta['iter'] >= loop.max_iters or meta['epoch'] > loop.max_epochs:
+        runner.logger.warning(
+            f'Nothing is left to train: {source} is at epoch {meta["epoch"]}, '
+            f'iteration {meta["iter"]}. To train longer, raise `train_cfg`'
+        )
+    if meta['iter'] and not schedule.has_moments(checkpoint['optimizer']):
+        runner.logger.warning(
+            f'The optimizer of {source} has no moments: they begin anew'
+        )
+    if runner.new_schedule:
+        schedule.renew(checkpoint, source)
+    elif other := schedule.differences(checkpoint, source):
+        runner.logger.warning(
+            f'The checkpoint goes before the config: {", ".join(other)}. To train on '
+            'as the config says, add --new-schedule'
+        )
 
 
 def _folder_of(hook: Hook, work_dir: str) -> str | None:

@@ -19,7 +19,7 @@ from mmrecnext.checkpoint import OWN_READER, explained_misfit
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import atomic_write
 from mmrecnext.fusion import switch_to_deploy
-from mmrecnext.resume import ResumeHook, latest_checkpoint
+from mmrecnext.resume import ResumeHook, latest_checkpoint, settle_schedule
 from mmrecnext.saving import saving_safely
 
 
@@ -131,7 +131,10 @@ class Runner(MMEngineRunner):
         if not strict:
             return super().load_checkpoint(source, map_location, strict, **kwargs)
         with explained_misfit(self.model, filename):
-            return super().load_checkpoint(source, map_location, strict, **kwargs)
+            checkpoint = super().load_checkpoint(source, map_location, strict, **kwargs)
+        if self._resume:
+            settle_schedule(self, checkpoint)
+        return checkpoint
 
     def load_or_resume(self):
         """Load or resume what the config names; to resume, else the latest there is.

@@ -261,6 +261,16 @@ class TestWhatIsResumed:
         with pytest.raises(CheckpointError, match=words):
             run(work_dir, 3, resume=True, load_from=file)
 
+    def test_weights_of_another_model_are_refused_as_such(self, work_dir):
+        class Other(Net):
+            def __init__(self):
+                super().__init__()
+                self.layers.append(nn.Linear(1, 1))
+
+        file = str(work_dir / 'epoch_2.pth')
+        with pytest.raises(CheckpointError, match='does not fit the model'):
+            run(work_dir, 3, resume=True, load_from=file, model=Other())
+
 
 class TestCommandLine:
     @pytest.fixture
@@ -420,6 +430,13 @@ class TestSettings:
         resumed = run(tmp_path / 'half', 4, resume=True, **options)
         assert resumed.rates == {k: whole.rates[k] for k in resumed.rates}
         assert resumed.losses == {k: whole.losses[k] for k in resumed.losses}
+        logged = [
+            torch.load(next(tmp_path.glob(f'{name}/*_4.pth')), weights_only=False)[
+                'message_hub'
+            ]['log_scalars']['train/loss'].data[0]
+            for name in ('whole', 'half')
+        ]
+        assert logged[0].tolist() == logged[1].tolist()
         assert len(resumed.losses) == len(whole.losses) // 2
         assert not [text for text in told if '--new-schedule' in text]
 

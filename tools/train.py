@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import CheckpointLoader
 
+from mmrecnext.checkpoint import read_checkpoint
 from mmrecnext.cli import (
     add_config_arguments,
     add_runner_arguments,
@@ -115,8 +115,7 @@ def resume(cfg: Config, checkpoint: str, new_schedule: bool = False):
         )
     else:
         # Here, for building data and model takes a while.
-        state = CheckpointLoader.load_checkpoint(checkpoint, 'cpu', 'silent')
-        check_resumable(state, checkpoint, schedulers)
+        check_resumable(read_checkpoint(checkpoint, 'cpu'), checkpoint, schedulers)
     cfg.resume = True
     cfg.load_from = checkpoint
 
