@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from mmengine.dist import is_main_process
 
-from mmrecnext.errors import UserError
+from mmrecnext.errors import UserError, printable
 from mmrecnext.stopping import Terminated, termination
 
 FILE_ARGUMENTS = ('filename', 'filepath', 'file_path', 'img_path', 'path', 'file')
@@ -95,14 +95,3 @@ def _file_at_hand(error: Exception) -> str | os.PathLike | None:
             if isinstance(file := frame.f_locals.get(name), str | os.PathLike):
                 return file
     return None
-
-
-def printable(text: str) -> str:
-    """Return a text in one line, its control characters escaped.
-
-    Names of files and keys of foreign checkpoints may hold what moves the cursor.
-    """
-    return ''.join(
-        c if c.isprintable() else c.encode('unicode_escape').decode()
-        for c in text.strip()
-    )

@@ -15,3 +15,14 @@ class CheckpointError(UserError, RuntimeError):
 
 class ConfigError(UserError, ValueError):
     """A config, or data it names, that cannot be used."""
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, its control characters escaped.
+
+    Names of files and keys of foreign checkpoints may hold what moves the cursor.
+    """
+    return ''.join(
+        c if c.isprintable() else c.encode('unicode_escape').decode()
+        for c in text.strip()
+    )

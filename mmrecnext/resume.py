@@ -15,7 +15,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import HistoryBuffer, print_log
 
 from mmrecnext.checkpoint.files import read_file
-from mmrecnext.errors import CheckpointError
+from mmrecnext.errors import CheckpointError, printable
 from mmrecnext.schedule import Schedule
 
 LAST = 'last_checkpoint'
@@ -51,7 +51,7 @@ def latest_checkpoint(folder: str, schedulers: bool = True) -> str | None:
             check_resumable(read_file(path, 'cpu'), str(path), schedulers)
         except (CheckpointError, OSError) as error:
             faults.append(str(error))
-            print_log(f'Passed over: {error}', 'current', logging.WARNING)
+            _warn(f'Passed over: {error}')
         else:
             return str(path)
     if not faults and (last := Path(folder) / LAST).is_file():
@@ -226,11 +226,9 @@ def _best_of_this_run(path: Any, folders: Iterable[str]) -> str | None:
             if '://' in folder and path == f'{folder.rstrip("/")}/{name}':
                 return path
     if path is not None:
-        print_log(
+        _warn(
             f'The best checkpoint so far, {path!r}, is none of this work dir: it will '
-            'stay, also when a better one is saved',
-            'current',
-            logging.WARNING,
+            'stay, also when a better one is saved'
         )
     return None
 
@@ -273,21 +271,23 @@ def settle_schedule(runner, checkpoint: dict):
     schedule.check_optimizer(checkpoint['optimizer'], source)
     loop = runner.train_loop
     if meta['iter'] >= loop.max_iters or meta['epoch'] > loop.max_epochs:
-        runner.logger.warning(
+        _warn(
             f'Nothing is left to train: {source} is at epoch {meta["epoch"]}, '
             f'iteration {meta["iter"]}. To train longer, raise `train_cfg`'
         )
     if meta['iter'] and not schedule.has_moments(checkpoint['optimizer']):
-        runner.logger.warning(
-            f'The optimizer of {source} has no moments: they begin anew'
-        )
+        _warn(f'The optimizer of {source} has no moments: they begin anew')
     if runner.new_schedule:
         schedule.renew(checkpoint, source)
     elif other := schedule.differences(checkpoint, source):
-        runner.logger.warning(
+        _warn(
             f'The checkpoint goes before the config: {", ".join(other)}. To train on '
             'as the config says, add --new-schedule'
         )
+
+
+def _warn(text: str):
+    print_log(printable(text), 'current', logging.WARNING)
 
 
 def _folder_of(hook: Hook, work_dir: str) -> str | None:

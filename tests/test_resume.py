@@ -1,7 +1,6 @@
 """Runs that were interrupted: what they go on from, and with which settings."""
 
 import copy
-import logging
 import os
 import shutil
 import signal
@@ -397,9 +396,7 @@ class TestSettings:
     def told(self, monkeypatch):
         """What is warned of."""
         told = []
-        monkeypatch.setattr(
-            logging.Logger, 'warning', lambda _, text, *args: told.append(text)
-        )
+        monkeypatch.setattr('mmrecnext.resume._warn', told.append)
         return told
 
     def test_an_optimizer_without_moments_is_told(self, work_dir, told):
