@@ -544,14 +544,14 @@ def test_files_of_timm_load_whatever_timm_has_read(tmp_path):
     assert read_file(tmp_path / 'x.pth')['args'].lr == 1
 
 
-def test_a_run_resumes_without_the_text_of_a_config(tmp_path):
+def test_a_run_is_given_no_text_of_a_config(tmp_path):
     meta = {'config': 'raise SystemExit', 'epoch': 1, 'iter': 1}
     weights = nn.Linear(1, 1).state_dict()
     torch.save({'meta': meta, 'state_dict': weights}, tmp_path / 'x.pth')
 
     class Loads(Runner):
         def __init__(self):
-            self.model, self._resume = nn.Linear(1, 1), True
+            self.model, self._resume = nn.Linear(1, 1), False
 
             self.logger = MMLogger.get_current_instance()
 

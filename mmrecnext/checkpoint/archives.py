@@ -11,6 +11,7 @@ import os
 import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -33,7 +34,10 @@ ZIP = b'PK\3\4'
 OLD_START = (0x1950A86A20F9469CFC6C, 1001)
 """The first two numbers in files of PyTorch before 1.6."""
 
-CHUNK = 2**20
+NAME_LENGTH = 26
+"""Bytes before the length of its name, in the header of a record."""
+
+CHUNK = 2**18
 MAX_GROWTH = 4
 SLACK = 2**20
 """How many times its own bytes a pickle may make, and how many more."""
@@ -62,10 +66,8 @@ class Archive:
             len(names) == len(records) and sum(stored) <= os.path.getsize(path),
             'records of it overlap',
         )
-        if not any(record.CRC for record in records):
-            # PyTorch was told to write no checksums; without one, none is compared.
-            for record in records:
-                del record.CRC
+        # Zeros, where PyTorch was told to write no checksums.
+        self.has_checksums = any(record.CRC for record in records)
 
     def __enter__(self) -> Archive:
         return self
@@ -82,12 +84,18 @@ class Archive:
         if record.compress_type != zipfile.ZIP_STORED:  # might unpack without end
             raise Refused(f'its record {name} is compressed, as PyTorch saves none')
         content = torch.empty(record.file_size, dtype=torch.uint8)
-        view = memoryview(content.numpy())
-        with self.zip.open(record) as file:
-            for start in range(0, len(view), CHUNK):
-                part = view[start : start + CHUNK]
-                if file.readinto(part) < len(part):
-                    raise EOFError(name)
+        view, checksum = memoryview(content.numpy()), 0
+        file = self.zip.fp
+        file.seek(record.header_offset + NAME_LENGTH)
+        name_length, extra_length = struct.unpack('<HH', file.read(4))
+        file.seek(name_length + extra_length, os.SEEK_CUR)
+        for start in range(0, len(view), CHUNK):  # of a size that caches hold
+            part = view[start : start + CHUNK]
+            if file.readinto(part) < len(part):
+                raise EOFError(name)
+            checksum = zlib.crc32(part, checksum)
+        if self.has_checksums and checksum != record.CRC:
+            raise zipfile.BadZipFile(f'the checksum of {name} does not match')
         return content
 
     def unpickle(self, map_location: Any = None, find: Find = FUNCTIONS.get) -> Any:

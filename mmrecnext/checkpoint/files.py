@@ -90,7 +90,7 @@ def _explain(path: Path, error: Exception) -> str:
     with path.open('rb') as file:
         start = file.read(99).lstrip().lower()
     kind = next((kind for mark, kind in NO_CHECKPOINTS if start.startswith(mark)), '')
-    if isinstance(error, zipfile.BadZipFile) and 'CRC' in str(error):
+    if isinstance(error, zipfile.BadZipFile) and 'checksum' in str(error):
         kind = ': a checksum in it does not match'
     return (
         f'{path} is broken or cut short ({os.path.getsize(path)} bytes{kind}). '
