@@ -324,6 +324,46 @@ def test_deployed_blocks_leave_their_input_as_it_is(series, mixer):
             assert x.equal(before)
 
 
+def has_layout(x, layout):
+    return x.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('form', ['train', 'eval', 'no_grad', 'deploy'])
+@pytest.mark.parametrize('series', SERIES)
+def test_layout_of_maps_is_that_of_a_convolution(series, form, layout):
+    """Heads take views of what they are given."""
+    model = RecNeXt(SERIES[series]).train(form == 'train')
+    if form == 'deploy':
+        model.switch_to_deploy()
+    image = batch(96, 160)
+    with torch.set_grad_enabled(form in ('train', 'eval')):
+        for maps in (
+            model(image.contiguous(memory_format=layout)),
+            model.to(memory_format=layout)(image),
+        ):
+            assert all(has_layout(x, layout) for x in maps)
+
+
+@pytest.mark.parametrize('form', ['train', 'norm_eval', 'eval', 'deploy', 'no_grad'])
+@pytest.mark.parametrize('series', SERIES)
+def test_empty_batch(series, form):
+    model = RecNeXt(SERIES[series], norm_eval=form == 'norm_eval')
+    model.train(form in ('train', 'norm_eval'))
+    if form in ('deploy', 'no_grad'):
+        model.switch_to_deploy()
+    image = torch.zeros(0, 3, 64, 64, requires_grad=form != 'no_grad')
+    with torch.set_grad_enabled(form != 'no_grad'):
+        maps = model(image)
+    for x, channels, stride in zip(
+        maps, model.out_channels, model.out_strides, strict=True
+    ):
+        assert x.shape == (0, channels, 64 // stride, 64 // stride)
+    if form != 'no_grad':
+        sum(x.sum() for x in maps).backward()
+        assert image.grad.shape == image.shape
+
+
 @pytest.mark.parametrize('shape', [(3, 64, 64), (1, 1, 64, 64), (1, 3, 0, 64)], ids=str)
 def test_impossible_images(shape):
     with pytest.raises(ValueError, match=r'\[N, 3, H, W\]'):

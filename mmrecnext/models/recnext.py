@@ -26,6 +26,7 @@ from mmrecnext.models.settings import (
     check_options,
     check_rate,
 )
+from mmrecnext.ops.conv import memory_format
 from mmrecnext.ops.recompute import constant_running_stats
 from mmrecnext.options import check_flag
 from mmrecnext.registry import MODELS
@@ -228,13 +229,14 @@ class RecNeXt(BaseModule):
 
         Returns:
             One map ``[N, out_channels[k], ceil(H / out_strides[k]), ...]`` per entry of
-            ``out_indices``.
+            ``out_indices``, channels-last if the images or the weights are.
         """
         if x.dim() != 4 or x.size(1) != self.in_channels or 0 in x.shape[2:]:
             raise ValueError(
                 f'RecNeXt takes images [N, {self.in_channels}, H, W], '
                 f'got a tensor of shape {list(x.shape)}'
             )
+        layout = memory_format(x, next(self.stem.parameters()))
         if x.device.type == 'cpu':  # whose depthwise convolutions are faster so
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
@@ -242,7 +244,8 @@ class RecNeXt(BaseModule):
         for stage in self.stages:
             x = stage(x, with_cp=self.with_cp and self.training)
             maps.append(x)
-        return tuple(maps[i] for i in self.out_indices)
+        # Whatever is fast in here, heads may take `view`s of what comes out.
+        return tuple(maps[i].contiguous(memory_format=layout) for i in self.out_indices)
 
     def train(self, mode: bool = True) -> RecNeXt:
         """Switch to training, frozen parts and ``norm_eval`` norms excepted.

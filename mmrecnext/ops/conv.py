@@ -63,6 +63,15 @@ def mix_channels(
     return result
 
 
+def memory_format(x: Tensor, weight: Tensor) -> torch.memory_format:
+    """Return the memory format that ``nn.Conv2d`` gives to what it makes of ``x``."""
+    is_last = any(
+        t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
+        for t in (x, weight)
+    )
+    return torch.channels_last if is_last else torch.contiguous_format
+
+
 def is_pointwise(conv: nn.Conv2d) -> bool:
     """Tell whether a convolution is one matrix product for all pixels."""
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.groups)
@@ -76,11 +85,11 @@ def runs_on_onednn(x: Tensor, conv: nn.Module) -> bool:
     exported model to this kind of machine.
     """
     return (
-        HAS_ONEDNN
+        x.dtype in ONEDNN_DTYPES
+        and x.numel() > 0
         and isinstance(conv, nn.Conv2d)
         and x.device.type == 'cpu'
         and x.dtype == conv.weight.dtype
-        and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled('cpu')
         and not torch.jit.is_tracing()
@@ -88,14 +97,18 @@ def runs_on_onednn(x: Tensor, conv: nn.Module) -> bool:
     )
 
 
-def _has_onednn() -> bool:
-    """Tell whether this build of PyTorch has the fused convolution as known here."""
-    return torch.backends.mkldnn.is_available() and hasattr(
+def _onednn_dtypes() -> tuple[torch.dtype, ...]:
+    """Return what this build and processor have the fused convolution for, if at all."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(
         getattr(ONEDNN, '_convolution_pointwise_', None), 'binary'
-    )
+    ):
+        return ()
+    if not ONEDNN._is_mkldnn_bf16_supported():
+        return (torch.float32,)
+    return (torch.float32, torch.bfloat16)
 
 
-HAS_ONEDNN = _has_onednn()
+ONEDNN_DTYPES = _onednn_dtypes()
 
 
 # As operators of their own, for torch.compile to take as they are: it knows neither

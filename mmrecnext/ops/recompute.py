@@ -54,6 +54,7 @@ def lean(
     device = inputs[0].device.type
     if (
         layers is None
+        or inputs[0].numel() == 0  # of which PyTorch's kernels divide by zero
         or not is_eager_training()
         or not torch.amp.is_autocast_available(device)  # as on the meta device
     ):
