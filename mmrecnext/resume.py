@@ -33,7 +33,8 @@ OWN = ('cfg', 'experiment_name', 'mmengine_version')
 def latest_checkpoint(folder: str, schedulers: bool = True) -> str | None:
     """Return the latest checkpoint of a work dir that training can go on from.
 
-    What is cut short or lacks the state of training is passed over, in words.
+    What is cut short or lacks the state of training is passed over. It is said, also
+    where there is nothing.
 
     Args:
         folder: a work dir, perhaps moved since.
@@ -61,6 +62,7 @@ def latest_checkpoint(folder: str, schedulers: bool = True) -> str | None:
             f'nothing in {folder} can be resumed from: {"; ".join(faults)}. To start '
             'anew, leave --resume out and name another folder with --work-dir'
         )
+    print_log(f'Nothing to resume in {folder}: starting', 'current')
     return None
 
 

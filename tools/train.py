@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
 
 from mmrecnext.checkpoint import read_checkpoint
 from mmrecnext.cli import (
@@ -106,7 +105,6 @@ def resume(cfg: Config, checkpoint: str, new_schedule: bool = False):
     if checkpoint == 'auto':
         checkpoint = latest_checkpoint(cfg.work_dir, schedulers)
         if checkpoint is None:
-            print_log(f'Nothing to resume in {cfg.work_dir}: starting', 'current')
             return
     elif '://' not in checkpoint and not Path(checkpoint).expanduser().is_file():
         raise CheckpointError(
