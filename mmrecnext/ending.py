@@ -16,8 +16,16 @@ from mmengine.dist import is_main_process
 from mmrecnext.errors import UserError, printable
 from mmrecnext.stopping import Terminated, termination
 
-FILE_ARGUMENTS = ('filename', 'filepath', 'file_path', 'img_path', 'path', 'file')
-"""Arguments that functions take the name of a file by."""
+FILE_NAMES = (
+    'filename',
+    'filepath',
+    'file_path',
+    'save_file',
+    'img_path',
+    'path',
+    'file',
+)
+"""What functions call the name of a file that they read or write."""
 
 
 def run(main: Callable[[], None]):
@@ -88,10 +96,10 @@ def describe(error: Exception) -> str:
 
 
 def _file_at_hand(error: Exception) -> str | os.PathLike | None:
-    """Return the file that the innermost call of an error was given, if any was."""
+    """Return the file that the innermost call of an error names, if any does."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames):
-        for name in FILE_ARGUMENTS:
+        for name in FILE_NAMES:
             if isinstance(file := frame.f_locals.get(name), str | os.PathLike):
                 return file
     return None
