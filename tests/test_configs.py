@@ -5,13 +5,17 @@ import json
 import re
 
 import pytest
-from conftest import ROOT, tool
+import torch
+from conftest import ROOT, SMALL, tool
 from mmengine.config import Config
 from mmengine.fileio import load
+from test_training import compare_networks, compare_with_plain
+from torch import nn
 
 from mmrecnext import ARCHS
 from mmrecnext.cli import load_config, nodes
 from mmrecnext.errors import ConfigError
+from mmrecnext.models import RecNeXt
 from mmrecnext.pretrained import PRETRAINED
 from mmrecnext.swap import read_config
 
@@ -247,3 +251,35 @@ def test_bare_names_are_found_below_configs():
 def test_a_config_that_is_not_there_is_answered_by_the_closest(read, name, message):
     with pytest.raises(ConfigError, match=f'^there is no config {name}.*{message}'):
         read(name)
+
+
+def shallow(arch):
+    """A published model with as few blocks and channels as show all it has."""
+    base = ARCHS[arch]
+    depths = [min(depth, 1) for depth in base.depths]
+    if base.share_every:
+        depths[3] = base.share_every
+    return dict(base=arch, dims=(16, 32, 64, 128), depths=depths)
+
+
+def test_backbones_of_all_configs():
+    """Built as written, they train as the original does, and again in each block."""
+    backbones = {
+        json.dumps({**config(name).model.backbone, 'init_cfg': None}) for name in FILES
+    }
+    assert {json.loads(b)['arch'] for b in backbones} == {*ARCHS}
+    for backbone in sorted(backbones):
+        options = json.loads(backbone)
+        del options['type']
+        options['arch'] = shallow(options['arch'])
+        kinds = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
+        kind = kinds[options['norm_cfg']['type']]
+        for with_cp in (False, True)[: 1 + (options['arch']['base'] in SMALL)]:
+            torch.manual_seed(0)
+            model = RecNeXt(**options, with_cp=with_cp).train()
+            norms = [m for m in model.modules() if hasattr(m, 'running_var')]
+            assert norms and all(isinstance(norm, kind) for norm in norms)
+            if options.get('drop_path_rate'):
+                compare_with_plain(model.double(), (64, 96))
+            else:
+                compare_networks(model, (64, 96))

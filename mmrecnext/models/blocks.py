@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from mmrecnext.archs import NUM_STAGES, Arch
 from mmrecnext.fusion import conv_of, conv_then_norm, norm_then_conv
 from mmrecnext.models.settings import build_norm
+from mmrecnext.ops import fast_paths
 from mmrecnext.ops.conv import conv_gelu, mix_channels
 from mmrecnext.ops.depthwise import DepthwiseConv2d
-from mmrecnext.ops.recompute import lean, same
+from mmrecnext.ops.recompute import is_gelu, lean, same
 from mmrecnext.registry import MODELS
 
 
@@ -79,9 +80,14 @@ class ChannelMixer(nn.Sequential):
             ConvNorm(hidden, channels, **layers),
         )
 
-    def forward(self, x: Tensor, residual: Tensor, overwrite: bool = False) -> Tensor:
-        """Mix the channels of ``x``, which they may ``overwrite``; add ``residual``."""
-        expand, _, project = self
+    def add_to(self, residual: Tensor, x: Tensor, overwrite: bool = False) -> Tensor:
+        """Return ``residual + self(x)``, which may ``overwrite`` ``x``.
+
+        For inference, where no layer of this one has a hook.
+        """
+        expand, gelu, project = self
+        if not is_gelu(gelu):
+            return residual + self(x)
         return mix_channels(x, expand, project, residual, overwrite)
 
 
@@ -109,6 +115,8 @@ class Stem(nn.Module):
         if self.training:
             return lean(same, (), self.stem, x)[0]
         layers = list(self.stem)
+        if not fast_paths.suit(self.stem) or not all(map(is_gelu, layers[1::2])):
+            return self.stem(x)
         for conv, gelu in zip_longest(layers[::2], layers[1::2]):
             x = conv(x) if gelu is None else conv_gelu(x, conv)
         return x
@@ -136,8 +144,9 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``[N, C, H, W]`` into ``[N, C', ceil(H / stride), ...]``."""
-        if not self.training:
-            return self.channel_mixer(*self.reduce(x), overwrite=True)
+        if not self.training and fast_paths.suit(self):
+            x, _ = self.reduce(x)
+            return self.channel_mixer.add_to(x, x, overwrite=True)
         modules = (self.token_mixer, self.norm)
         mixed, x = lean(self.reduce, modules, self.channel_mixer, x)
         return x + self.drop_path(mixed)
@@ -165,7 +174,7 @@ class RepMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix neighbouring pixels of ``x``."""
-        return lean(self.mix, (self.lk, self.sk), (), x)[0]
+        return lean(self.mix, (self.lk, self.sk), None, x)[0]
 
     def mix(self, x: Tensor) -> tuple[Tensor]:
         """Return the sum of the branches."""
@@ -228,10 +237,10 @@ class Block(nn.Module):
         reused: tuple[Tensor, ...] = ()
         if isinstance(self.token_mixer, SharedChannels):
             reused, attended = attended, ()
-        if not self.training:
+        if not self.training and fast_paths.suit(self):
             mixed, *new = self.mix_tokens(x, *reused)
             is_free = not new and mixed is not x
-            return self.channel_mixer(mixed, x, is_free), (*attended, *new)
+            return self.channel_mixer.add_to(x, mixed, is_free), (*attended, *new)
         modules = (self.token_mixer, self.norm)
         mixed, *new = lean(self.mix_tokens, modules, self.channel_mixer, x, *reused)
         return x + self.drop_path(mixed), (*attended, *new)

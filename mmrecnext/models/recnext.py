@@ -26,8 +26,9 @@ from mmrecnext.models.settings import (
     check_options,
     check_rate,
 )
+from mmrecnext.ops import fast_paths
 from mmrecnext.ops.conv import memory_format
-from mmrecnext.ops.recompute import constant_running_stats
+from mmrecnext.ops.replay import Moment
 from mmrecnext.options import check_flag
 from mmrecnext.registry import MODELS
 
@@ -73,7 +74,9 @@ class Stage(nn.Module):
             x = self.downsample(x)
         attended: tuple[Tensor, ...] = ()
         for block in self.blocks:
-            run = recomputed(block) if with_cp else block
+            # Hooks would be called again with the block.
+            again = with_cp and not fast_paths.has_hooks(block)
+            run = recomputed(block) if again else block
             x, attended = run(x, attended)
         return x
 
@@ -95,7 +98,7 @@ def recomputed(block: nn.Module) -> Callable:
         checkpoint,
         block,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), constant_running_stats(block)),
+        context_fn=lambda: (nullcontext(), Moment([block]).restored()),
     )
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmrecnext.ops.fast_paths import is_eager_training
 from mmrecnext.ops.kernels import equal_or_above, triton_is_usable
-from mmrecnext.ops.recompute import is_eager_training
 
 EPSILON = 1e-6
 HEAD_CHANNELS = (16, 32, 64, 128)  # of queries or values, as the kernels pad them

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrecnext.ops import fast_paths
+
 ONEDNN = torch.ops.mkldnn
 POINTWISE = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
 # The expanded map of so many bytes stays in cache. A whole one of high resolution would
@@ -87,6 +89,7 @@ def runs_on_onednn(x: Tensor, conv: nn.Module) -> bool:
     return (
         x.dtype in ONEDNN_DTYPES
         and x.numel() > 0
+        and fast_paths.are_on()
         and isinstance(conv, nn.Conv2d)
         and x.device.type == 'cpu'
         and x.dtype == conv.weight.dtype

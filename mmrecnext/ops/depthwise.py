@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmrecnext.ops import fast_paths
+
 # oneDNN has a kernel for the weight gradient of depthwise convolutions as wide as this
 # at most. Beyond it takes a general one, which is an order of magnitude slower.
 WIDEST = 3
@@ -53,7 +55,8 @@ class DepthwiseConv2d(nn.Conv2d):
     def _is_apt(self, x: Tensor) -> bool:
         is_compiled = torch.compiler.is_compiling() and self.training
         return (
-            not is_compiled
+            fast_paths.are_on()
+            and not is_compiled
             and not torch.jit.is_tracing()
             and not torch.compiler.is_exporting()
             and x.device.type == 'cpu'

@@ -15,6 +15,8 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from mmrecnext.ops import fast_paths
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -33,6 +35,8 @@ def triton_is_usable(
         attempt: runs it on a small map, on the current device.
         setting: arguments of ``attempt``, what decides whether a kernel compiles.
     """
+    if not fast_paths.are_on():
+        return False
     x = tensors[0]
     if not all(t.is_cuda for t in tensors) or x.dtype not in DTYPES or 0 in x.shape:
         return False

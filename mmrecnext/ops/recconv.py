@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmrecnext.ops import fast_paths
 from mmrecnext.ops.depthwise import DepthwiseConv2d
 from mmrecnext.ops.kernels import equal_or_above, triton_is_usable
 
@@ -32,6 +33,7 @@ def runs_on_triton(
         or mode not in INTERPOLATIONS
         or not all(type(layer) in (nn.Conv2d, DepthwiseConv2d) for layer in layers)
         or not all(layer.dilation == (1, 1) for layer in layers)
+        or fast_paths.has_hooks(*layers)
     ):
         return False
     side = convs[0].weight.shape[-1]

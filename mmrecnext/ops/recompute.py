@@ -6,17 +6,32 @@ spends its time in the former, and its memory on the latter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmrecnext.ops import fast_paths
+from mmrecnext.ops.depthwise import DepthwiseConv2d
+from mmrecnext.ops.replay import Moment
 
 aten = torch.ops.aten
 Before = Callable[..., tuple[Tensor, ...]]
+
+CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d)
+# Whose layers compute by what they hold as parameters, buffers and modes, alone.
+REPEATABLE = (
+    'mmrecnext.',
+    'torch.nn.modules.batchnorm',
+    'torch.nn.modules.container',
+    'torch.nn.modules.conv',
+    'torch.nn.modules.instancenorm',
+    'torch.nn.modules.linear',
+    'torch.nn.modules.normalization',
+)
 
 
 class Layer(NamedTuple):
@@ -30,42 +45,37 @@ class Layer(NamedTuple):
 def lean(
     before: Before,
     modules: Sequence[nn.Module],
-    chain: Iterable[nn.Module],
+    chain: nn.Module | None,
     *inputs: Tensor,
 ) -> tuple[Tensor, ...]:
     """Return ``(chain(first), *rest)``, where ``first, *rest = before(*inputs)``.
 
     In training, what is kept for the backward pass are the inputs, from which it
     computes ``before`` again, and the outputs of the convolutions in ``chain``.
-    Gradients and running statistics are those of the plain modules. These run by
-    themselves where gradients are off, under ``torch.compile``, in a trace, and with
-    norms in ``chain`` other than ``nn.BatchNorm2d``.
+    Gradients and running statistics are those of the plain modules, whatever becomes of
+    these before the backward pass. They run by themselves where gradients or fast paths
+    are off, under ``torch.compile``, in a trace, with hooks, with layers in ``modules``
+    that this library does not know, and with norms other than ``nn.BatchNorm2d``.
 
     Args:
-        before: what is computed first; of its results, only the first may be an input.
-        modules: those whose parameters and norms ``before`` uses.
-        chain: layers with a ``conv`` and a ``norm``, GELUs and identities.
+        before: what is computed first, a method of the module that has ``modules``, or
+            a function; of its results, only the first may be an input.
+        modules: those that ``before`` uses.
+        chain: layers of a convolution and a norm, GELUs and identities, in sequence.
         inputs: of ``before``.
 
     Raises:
         RuntimeError: in the backward pass, if asked for gradients of gradients.
     """
-    layers = parse(chain)
-    device = inputs[0].device.type
-    if (
-        layers is None
-        or inputs[0].numel() == 0  # of which PyTorch's kernels divide by zero
-        or not is_eager_training()
-        or not torch.amp.is_autocast_available(device)  # as on the meta device
-    ):
+    layers = _plan(modules, chain, inputs[0])
+    if layers is None:
         first, *rest = before(*inputs)
-        for step in chain:
-            first = step(first)
-        return first, *rest
+        return first if chain is None else chain(first), *rest
+    device = inputs[0].device.type
+    moment = Moment(modules, getattr(before, '__self__', None))
     call = _Call(
         before,
-        modules,
-        _parameters(modules),
+        moment,
         layers,
         len(inputs),
         dict(
@@ -81,7 +91,7 @@ def lean(
         for conv, norm, _ in layers
         for weight in (conv.weight, conv.bias, norm.weight, norm.bias)
     ]
-    return _Lean.apply(call, *inputs, *call.parameters, *weights)
+    return _Lean.apply(call, *inputs, *moment.parameters, *weights)
 
 
 def same(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -89,64 +99,82 @@ def same(*inputs: Tensor) -> tuple[Tensor, ...]:
     return inputs
 
 
-def is_eager_training() -> bool:
-    """Tell whether operations run one by one, and gradients are recorded."""
-    return (
-        torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-    )
+def _plan(
+    modules: Sequence[nn.Module], chain: nn.Module | None, x: Tensor
+) -> list[Layer] | None:
+    """Return the links of a chain, or None if its modules are to run by themselves."""
+    if (
+        not fast_paths.is_eager_training()
+        or x.numel() == 0  # of which PyTorch's kernels divide by zero
+        or not torch.amp.is_autocast_available(x.device.type)  # as on the meta device
+        or fast_paths.has_hooks(*modules, *([] if chain is None else [chain]))
+        or not all(is_repeatable(part) for m in modules for part in m.modules())
+    ):
+        return None
+    return [] if chain is None else parse(chain)
 
 
-def parse(chain: Iterable[nn.Module]) -> list[Layer] | None:
+def is_repeatable(part: nn.Module) -> bool:
+    """Tell whether a layer, called again in the same state, does the same again.
+
+    One that is synchronised would wait for other processes again.
+    """
+    # Others, such as FSDP, put tensors in the place of parameters.
+    return _is_repeatable(type(part)) and 'weight' not in vars(part)
+
+
+@functools.cache
+def _is_repeatable(kind: type[nn.Module]) -> bool:
+    return kind.__module__.startswith(REPEATABLE) and kind is not nn.SyncBatchNorm
+
+
+def is_gelu(step: nn.Module) -> bool:
+    """Tell whether a layer is the exact GELU."""
+    return type(step) is nn.GELU and step.approximate == 'none'
+
+
+def parse(chain: nn.Module) -> list[Layer] | None:
     """Return the links of a chain, or None if it has others."""
+    if not is_sequence(chain):
+        return None
     layers: list[Layer] = []
     for step in chain:
-        conv, norm = getattr(step, 'conv', None), getattr(step, 'norm', None)
-        if (
-            isinstance(conv, nn.Conv2d)
-            and conv.padding_mode == 'zeros'
-            and not isinstance(conv.padding, str)
-            and type(norm) is nn.BatchNorm2d
-            and norm.affine
-            and norm.track_running_stats
-            and norm.weight.dtype in (torch.float32, torch.float64)
-        ):
-            layers.append(Layer(conv, norm, False))
-        elif (
-            isinstance(step, nn.GELU)
-            and step.approximate == 'none'
-            and layers
-            and not layers[-1].gelu
-        ):
+        if is_sequence(step) and is_conv_norm(*step):
+            layers.append(Layer(*step, gelu=False))
+        elif is_gelu(step) and layers and not layers[-1].gelu:
             layers[-1] = layers[-1]._replace(gelu=True)
-        elif not isinstance(step, nn.Identity):
+        elif type(step) is not nn.Identity:
             return None
     return layers
 
 
-@contextmanager
-def constant_running_stats(*modules: nn.Module) -> Iterator[None]:
-    """Keep batch norms from counting a batch again when it is recomputed."""
-    norms = [
-        m for module in modules for m in module.modules() if isinstance(m, _BatchNorm)
-    ]
-    saved = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum, norm.num_batches_tracked = 0.0, None
-        yield
-    finally:
-        for norm, state in zip(norms, saved, strict=True):
-            norm.momentum, norm.num_batches_tracked = state
+def is_sequence(module: nn.Module) -> bool:
+    """Tell whether a module does what its parts do, one after the other."""
+    return type(module).forward is nn.Sequential.forward
+
+
+def is_conv_norm(*steps: nn.Module) -> bool:
+    """Tell whether these are a convolution and a norm that a chain may have."""
+    if len(steps) != 2:
+        return False
+    conv, norm = steps
+    return (
+        type(conv) in CONVOLUTIONS
+        and conv.padding_mode == 'zeros'
+        and not isinstance(conv.padding, str)
+        and type(norm) is nn.BatchNorm2d
+        and norm.affine
+        and norm.track_running_stats
+        and norm.weight.dtype in (torch.float32, torch.float64)
+        and 'weight' not in {**vars(conv), **vars(norm)}
+    )
 
 
 class _Call(NamedTuple):
     """What the backward pass needs to know, apart from tensors that it saves."""
 
     before: Before
-    modules: Sequence[nn.Module]
-    parameters: list[Tensor]
+    moment: Moment
     layers: list[Layer]
     num_inputs: int
     autocast: dict
@@ -156,7 +184,7 @@ class _Link(NamedTuple):
     """A layer of the chain in the backward pass."""
 
     conv: nn.Conv2d
-    norm: nn.BatchNorm2d
+    eps: float
     gelu: bool
     by_batch: bool
     weight: Tensor
@@ -169,7 +197,7 @@ class _Link(NamedTuple):
 
     def normalized(self) -> Tensor:
         return normalize(
-            self.y, self.mean, self.invstd, self.scale, self.shift, self.norm.eps
+            self.y, self.mean, self.invstd, self.scale, self.shift, self.eps
         )
 
     def norm_backward(self, grad: Tensor, mask: Sequence[bool]):
@@ -177,12 +205,12 @@ class _Link(NamedTuple):
             _laid_out(grad, self.y),
             self.y,
             self.scale,
-            self.norm.running_mean,
-            self.norm.running_var,
+            self.mean,
+            self.invstd.square().reciprocal() - self.eps,
             self.mean,
             self.invstd,
             self.by_batch,
-            self.norm.eps,
+            self.eps,
             [True, *mask],
         )
 
@@ -227,7 +255,7 @@ class _Lean(torch.autograd.Function):
                 x = aten.gelu_(x) if gelu else x
                 kept += [y, mean, invstd]
         ctx.call = call
-        ctx.by_batch = [norm.training for _, norm, _ in call.layers]
+        ctx.norms = [(norm.eps, norm.training) for _, norm, _ in call.layers]
         ctx.save_for_backward(*tensors, *kept)
         return x, *rest
 
@@ -235,52 +263,37 @@ class _Lean(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad, *rest):
         call, saved, needed = ctx.call, ctx.saved_tensors, ctx.needs_input_grad[1:]
-        now = _parameters(call.modules)
-        if any(p is not q for p, q in zip(now, call.parameters, strict=True)):
-            raise RuntimeError(
-                'parameters were replaced by others between the forward and the '
-                'backward pass of a RecNeXt, which computes parts of itself again'
-            )
-        begin = call.num_inputs + len(call.parameters)
+        first = call.num_inputs
+        begin = first + len(call.moment.parameters)
         end = begin + 4 * len(call.layers)
         links = [
             _Link(
-                *layer,
-                ctx.by_batch[i],
+                conv,
+                eps,
+                gelu,
+                by_batch,
                 *saved[begin + 4 * i :][:4],
                 *saved[end + 3 * i :][:3],
             )
-            for i, layer in enumerate(call.layers)
+            for i, ((conv, _, gelu), (eps, by_batch)) in enumerate(
+                zip(call.layers, ctx.norms, strict=True)
+            )
+        ]
+        sources = [
+            x.detach().requires_grad_(need)
+            for x, need in zip(saved[:begin], needed[:begin], strict=True)
         ]
         with torch.autocast(**call.autocast):
-            with torch.enable_grad(), constant_running_stats(*call.modules):
-                inputs = [
-                    x.detach().requires_grad_(need)
-                    for x, need in zip(saved[: call.num_inputs], needed, strict=False)
-                ]
-                outputs = call.before(*inputs)
+            with torch.enable_grad(), call.moment.restored(sources[first:]):
+                outputs = call.before(*sources[:first])
             grad, weight_grads = _chain_backward(
                 grad, outputs[0], links, needed[begin:end]
             )
         return (
             None,
-            *_gradients(outputs, (grad, *rest), (*inputs, *call.parameters)),
+            *_gradients(outputs, (grad, *rest), sources),
             *weight_grads,
         )
-
-
-def _parameters(modules: Sequence[nn.Module]) -> list[Tensor]:
-    # Not by `parameters()`, which takes as long as many a small layer. Each once: the
-    # gradient of one that modules share would count as often as it is listed.
-    return list(
-        dict.fromkeys(
-            p
-            for module in modules
-            for part in module.modules()
-            for p in part._parameters.values()
-            if p is not None
-        )
-    )
 
 
 def _gradients(
@@ -346,7 +359,8 @@ def statistics(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         ValueError: in training, for one value per channel.
     """
     if not norm.training:
-        return norm.running_mean, (norm.running_var + norm.eps).rsqrt()
+        # Copied, for others to learn from later batches.
+        return norm.running_mean.clone(), (norm.running_var + norm.eps).rsqrt()
     if x.numel() == x.size(1):
         raise ValueError(
             'Expected more than 1 value per channel when training, '
@@ -358,7 +372,7 @@ def statistics(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         if momentum is None:
             momentum = 1 / float(norm.num_batches_tracked)
     mean, var = aten.batch_norm_update_stats(
-        x, norm.running_mean, norm.running_var, momentum
+        x, norm.running_mean, norm.running_var, momentum or 0.0
     )
     return mean, (var + norm.eps).rsqrt()
 

@@ -1,0 +1,74 @@
+"""Whether layers may be computed together, rather than called one by one.
+
+What follows a convolution can be done in the same pass, and the backward pass can
+compute again what is cheap: the layers themselves are then not called. Where somebody
+has attached a hook to one of them, they are, as without any fast path.
+
+``MMRECNEXT_FAST_PATHS=0`` in the environment turns all fast paths off, and
+:func:`off` does so for a while.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+SWITCH = 'MMRECNEXT_FAST_PATHS'
+_on = os.environ.get(SWITCH) != '0'
+
+
+def are_on() -> bool:
+    """Tell whether fast paths are taken at all."""
+    return _on
+
+
+@contextmanager
+def off() -> Iterator[None]:
+    """Compute by PyTorch's own layers and operators alone, whatever they cost.
+
+    What counts is the forward pass; the backward pass follows it.
+    """
+    global _on
+    before, _on = _on, False
+    try:
+        yield
+    finally:
+        _on = before
+
+
+def suit(*modules: nn.Module) -> bool:
+    """Tell whether what ``modules`` do may be computed without calling their parts."""
+    return _on and not has_hooks(*modules)
+
+
+def is_eager_training() -> bool:
+    """Tell whether operations run one by one, gradients are recorded, and paths on."""
+    return (
+        _on
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
+def has_hooks(*modules: nn.Module) -> bool:
+    """Tell whether a call of ``modules``, or of a part, runs more than its forward."""
+    if _has_any_global_hook():
+        return True
+    waiting = [*modules]
+    while waiting:
+        part = waiting.pop()
+        if (
+            part._forward_hooks
+            or part._forward_pre_hooks
+            or part._backward_hooks
+            or part._backward_pre_hooks
+        ):
+            return True
+        waiting += part._modules.values()
+    return False
