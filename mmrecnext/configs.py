@@ -21,6 +21,7 @@ from mmengine.utils import (
     get_installed_path,
     get_object_from_string,
     is_installed,
+    is_seq_of,
 )
 
 from mmrecnext.errors import ConfigError
@@ -228,12 +229,12 @@ def custom_modules(cfg: Config) -> list[str]:
     """
     wanted = cfg.get('custom_imports') or {}
     modules = wanted.get('imports') if isinstance(wanted, Mapping) else wanted
-    modules = [modules] if isinstance(modules, str) else list(modules or ())
-    if not isinstance(wanted, Mapping) or not all(isinstance(m, str) for m in modules):
+    modules = [modules] if isinstance(modules, str) else modules or []
+    if not isinstance(wanted, Mapping) or not is_seq_of(modules, str):
         raise ConfigError(
             f"custom_imports: {wanted!r} is not as dict(imports=['my_module'])"
         )
-    return modules
+    return list(modules)
 
 
 def _check_option(cfg: Config, option: str, value: Any, options: Mapping):

@@ -113,7 +113,7 @@ def test_what_cannot_be_read_back_replaces_nothing(family):
     out = family / 'mine.py'
     out.write_text('mine = 1\n')
     before = sorted(family.iterdir())
-    with pytest.raises(ConfigError, match='norm_cfg: <object.* cannot be written'):
+    with pytest.raises(ConfigError, match=r'norm_cfg: <object.* cannot be written'):
         write_config(new, out)
     assert out.read_text() == 'mine = 1\n'
     assert sorted(family.iterdir()) == before

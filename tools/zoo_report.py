@@ -119,10 +119,11 @@ def report(
         '',
         f'One config of each is trained for a step on pictures of {SIDE} or '
         f'{LARGE_SIDE} pixels a side, from scratch: finite losses, a finite gradient '
-        'at every parameter of the backbone; then it predicts.',
+        'at every parameter of the backbone; then it predicts. Segmentors are told '
+        'apart by their heads.',
         '',
         *table(
-            ('type', 'configs', 'swapped', 'built', 'trained and predicted'),
+            ('type', 'configs', 'swapped', 'built', 'trained', 'predicted'),
             by_model(counted, trainings),
         ),
         '## What does not pass, and why',
@@ -166,9 +167,10 @@ def tally(keyed: Iterable[tuple[str, Row]]) -> list[tuple[str, int, int, int]]:
 
 def by_model(rows: Sequence[Row], trainings: Sequence[Training]) -> list[tuple]:
     """Return a line per type of model."""
-    told = {training.model: training.told() for training in trainings}
+    told = {each.model: (each.trained, each.predicted) for each in trainings}
     return [
-        (*line, told.get(line[0], 'no')) for line in tally((r.model, r) for r in rows)
+        (*line, *told.get(line[0], ('no: none is swapped', 'no')))
+        for line in tally((row.model, row) for row in rows)
     ]
 
 

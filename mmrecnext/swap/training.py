@@ -109,7 +109,9 @@ def keep_normalisation(cfg: Config, path: str, channels: int):
     Raises:
         ConfigError: where there are numbers for another count of channels.
     """
-    for node in preprocessors(cfg, path):
+    # A model's own comes before that of the config.
+    inner = Config(dict(model=cfg.model)) if 'data_preprocessor' in cfg.model else cfg
+    for node in preprocessors(inner, path):
         for option in ('bgr_to_rgb', 'rgb_to_bgr'):
             if node.get(option):
                 node[option] = False
@@ -118,7 +120,8 @@ def keep_normalisation(cfg: Config, path: str, channels: int):
             if isinstance(values, list | tuple) and len(values) not in (1, channels):
                 raise ConfigError(
                     f'{path}.data_preprocessor.{option}: {len(values)} values for '
-                    f'images of {channels} channels; give 1 or {channels}'
+                    f'images of {channels} channels; give '
+                    + ' or '.join(map(str, sorted({1, channels})))
                 )
 
 

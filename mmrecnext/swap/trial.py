@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,11 +30,19 @@ SEMANTIC_STRIDES = {'HybridTaskCascade': 8, 'SCNet': 8}
 
 @dataclass(frozen=True)
 class Trial:
-    """What came out: the loss, whatever was wrong, and the number of predictions."""
+    """What came out of a training step, and of a prediction.
+
+    Attributes:
+        loss (float): the sum of the losses.
+        faults (tuple): what was wrong with losses or gradients.
+        predictions (int): samples that came back with predictions.
+        unpredicted (str): why none did, if so.
+    """
 
     loss: float
     faults: tuple[str, ...]
     predictions: int
+    unpredicted: str = ''
 
 
 def build_model(cfg: Config, weights: bool = True) -> nn.Module:
@@ -47,6 +56,8 @@ def build_model(cfg: Config, weights: bool = True) -> nn.Module:
     for node in nodes(cfg.model):
         if type_of(node.get('init_cfg')) == 'Pretrained':
             node.init_cfg = None
+        if isinstance(node.get('pretrained'), str):
+            node.pretrained = None
         if 'teacher_ckpt' in node:
             node.teacher_ckpt = None
     fit_cpu(cfg)
@@ -68,7 +79,7 @@ def attempt(cfg: Config, side: int = 128) -> Trial:
     """Train a config for a step, and predict.
 
     Args:
-        cfg: the config, whose backbone is a RecNeXt.
+        cfg: the config.
         side: height and width of the pictures.
     """
     cfg = copy.deepcopy(cfg)
@@ -81,8 +92,18 @@ def attempt(cfg: Config, side: int = 128) -> Trial:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model.init_weights()
         loss, faults = train_step(model, batch_for(cfg, side, training=True))
-        predictions = predict(model, batch_for(cfg, side, training=False))
-    return Trial(loss, faults, predictions)
+        try:
+            predictions = predict(model, batch_for(cfg, side, training=False))
+        except Exception as error:
+            return Trial(loss, faults, 0, brief(error))
+    return Trial(loss, faults, predictions, '' if predictions else 'nothing predicted')
+
+
+def brief(error: Exception) -> str:
+    """Return an error in a line."""
+    text = re.sub(r'\s+', ' ', str(error))
+    text = re.split(r'(?<=[a-z])\. ', text)[0]
+    return f'{type(error).__name__}: {text}'[:300]
 
 
 def train_step(model: nn.Module, batch: Mapping) -> tuple[float, tuple[str, ...]]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmrecnext.configs import FRAMEWORKS, configs_of, nodes, read_config, type_of
 from mmrecnext.errors import UserError
 from mmrecnext.swap.backbone import swap_backbone
 from mmrecnext.swap.files import plain
-from mmrecnext.swap.trial import Trial, attempt, build_model
+from mmrecnext.swap.trial import Trial, attempt, brief, build_model
 
 CLASSIFIERS = (
     'ResNet',
@@ -78,19 +77,23 @@ class Training:
     model: str
     name: str = ''
     trial: Trial | None = None
-    problems: list[str] = field(default_factory=list)
+    problem: str = ''
 
     @property
-    def passed(self) -> bool:
-        """Whether it trained without fault, and predicted."""
-        return bool(self.trial and not self.trial.faults and self.trial.predictions)
-
-    def told(self) -> str:
-        """Say it in a cell of a table."""
-        if self.passed:
+    def trained(self) -> str:
+        """Whether it trained without fault, in a cell of a table."""
+        if self.trial and not self.trial.faults:
             return f'yes: `{self.name}`, loss {self.trial.loss:.3g}'
-        faults = self.trial.faults if self.trial else self.problems
-        return f'no: {"; ".join(faults[:1]) or "nothing predicted"}'.replace('|', '/')
+        fault = self.trial.faults[0] if self.trial else self.problem
+        return f'no: {fault}'.replace('|', '/')
+
+    @property
+    def predicted(self) -> str:
+        """Whether it predicted, likewise."""
+        if self.trial and self.trial.predictions:
+            return 'yes'
+        reason = self.trial.unpredicted if self.trial else 'it was not trained'
+        return f'no: {reason}'.replace('|', '/')
 
 
 def zoo() -> list[str]:
@@ -134,6 +137,12 @@ def swap(name: str, cfg: Config, arch: str, bert: str | None) -> Config:
     """
     tiny = dict(base=arch, depths=(1, 1, 1, 1))
     cfg = swap_backbone(cfg, tiny, pretrained=False)
+    localise(cfg, name, bert)
+    return cfg
+
+
+def localise(cfg: Config, name: str, bert: str | None):
+    """Give a config what its model would look for elsewhere, in place."""
     folder = configs_of(name.partition('::')[0]).parent
     for node in nodes(cfg.model):
         for key, value in node.items():
@@ -141,7 +150,13 @@ def swap(name: str, cfg: Config, arch: str, bert: str | None) -> Config:
                 node[key] = bert
             elif key == 'teacher_config':
                 node[key] = str(folder / value)
-    return cfg
+
+
+def kind_of(model: ConfigDict) -> str:
+    """Return the type of a model, of a segmentor also that of its (last) head."""
+    heads = model.get('decode_head')
+    head = heads[-1] if isinstance(heads, list | tuple) and heads else heads
+    return f'{type_of(model)} {type_of(head)}'.strip()
 
 
 BUILT: dict[str, str] = {}
@@ -161,7 +176,7 @@ def check(task: tuple[str, str, str | None]) -> Row:
     if not model:
         row.problem = 'no model: a part of other configs'
         return row
-    row.model = type_of(model)
+    row.model = kind_of(model)
     row.backbone = type_of((model.get('detector') or model).get('backbone'))
     try:
         cfg = swap(name, old, arch, bert)
@@ -213,17 +228,27 @@ def train(task: tuple[str, list[str], str, str | None]) -> Training:
         result.name = name
         try:
             cfg = swap(name, read_config(name), arch, bert)
-            side = LARGE_SIDE if 'num_queries' in cfg.model else SIDE
-            result.trial = attempt(cfg, side)
+            result.trial = attempt(cfg, side_of(cfg))
         except Exception as error:
-            result.problems.append(brief(error))
+            result.problem = result.problem or told(brief(error), name, bert)
             continue
+        if reason := result.trial.unpredicted:
+            result.trial = replace(result.trial, unpredicted=told(reason, name, bert))
         break
     return result
 
 
-def brief(error: Exception) -> str:
-    """Return an error in a line."""
-    text = re.sub(r'\s+', ' ', str(error))
-    text = re.split(r'(?<=[a-z])\. ', text)[0]
-    return f'{type(error).__name__}: {text}'[:300]
+def side_of(cfg: Config) -> int:
+    """Return the side of the pictures that a model can be tried on."""
+    return LARGE_SIDE if 'num_queries' in cfg.model else SIDE
+
+
+def told(reason: str, name: str, bert: str | None) -> str:
+    """Add to a reason whether it holds for the config as it was, too."""
+    cfg = read_config(name)
+    localise(cfg, name, bert)
+    try:
+        before = attempt(cfg, side_of(cfg)).unpredicted
+    except Exception as error:
+        before = brief(error)
+    return f'before the swap as well: {reason}' if before == reason else reason
