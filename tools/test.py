@@ -12,10 +12,10 @@ from mmrecnext.cli import (
     add_runner_arguments,
     build_runner,
     load_config,
-    nodes,
     prepare,
     run,
 )
+from mmrecnext.configs import nodes, type_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.runner import leaf_datasets
 
@@ -97,7 +97,7 @@ def save_label_maps(cfg: Config, folder: str):
     """Have the metric of MMSegmentation write each predicted label map."""
     if cfg.default_scope != 'mmseg':
         raise ConfigError(f'--out {folder}: detections are saved in a file *.pkl')
-    metrics = [m for m in nodes(cfg.test_evaluator) if m.get('type') == 'IoUMetric']
+    metrics = [m for m in nodes(cfg.test_evaluator) if type_of(m) == 'IoUMetric']
     if not metrics:
         raise ConfigError(f'--out {folder}: no IoUMetric in test_evaluator writes maps')
     for metric in metrics:
