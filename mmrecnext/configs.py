@@ -77,7 +77,8 @@ def read_config(name: str | Path) -> Config:
     try:
         return spell_out(Config.fromfile(file, import_custom_modules=False))
     except Exception as error:
-        raise ConfigError(f'cannot read {name}: {error}') from error
+        reason = str(error) or repr(error)
+        raise ConfigError(f'cannot read {name}: {reason}') from error
 
 
 def locate(name: str | Path) -> Path:

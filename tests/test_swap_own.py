@@ -11,8 +11,8 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from mmrecnext import swap_backbone
-from mmrecnext.cli import load_config
-from mmrecnext.configs import import_modules, read_config
+from mmrecnext.cli import check_settings
+from mmrecnext.configs import import_modules, load_config, read_config
 from mmrecnext.errors import ConfigError
 from mmrecnext.swap import plain, write_config
 from mmrecnext.swap.measure import measure_backbone, measure_necks
@@ -47,7 +47,7 @@ FROM_STRIDE_8 = f"""
     )
 """
 PLAIN_PYTHON_BASE = """
-    import math
+    import string
     from functools import partial
 
     from mmengine.hooks import CheckpointHook
@@ -55,8 +55,8 @@ PLAIN_PYTHON_BASE = """
 
     default_scope = None
     default_hooks = dict(checkpoint=dict(type=CheckpointHook, interval=1))
-    metainfo = dict(classes=CocoDataset.METAINFO['classes'])
-    ratio = math.sqrt(4)
+    metainfo = CocoDataset.METAINFO
+    letters = string.digits
 """
 PLAIN_PYTHON = """
     import torch
@@ -287,9 +287,9 @@ class TestPlainPython:
         assert cfg.model.type == 'mmdet.models.RetinaNet'
         assert cfg.model.neck.norm_cfg.type == 'torch.nn.BatchNorm2d'
         assert cfg.optim_wrapper.optimizer.type == 'torch.optim.AdamW'
-        assert len(cfg.metainfo.classes) == 80
+        assert len(cfg.metainfo['classes']) == 80
         assert set(cfg) == {
-            *('default_scope', 'default_hooks', 'metainfo', 'ratio', 'model'),
+            *('default_scope', 'default_hooks', 'metainfo', 'letters', 'model'),
             'optim_wrapper',
         }
         shapes = {k: v.shape for k, v in build_model(cfg).state_dict().items()}
@@ -324,12 +324,14 @@ class TestPlainPython:
         with pytest.raises(ConfigError, match=r'^dtype: float16 cannot be written'):
             write_config(new, plain_python.with_name('new.py'))
 
-    def test_the_tools(self, plain_python):
+    def test_the_tool(self, plain_python):
         out = plain_python.with_name('new.py')
         options = ['--arch', 'm0', '--from-scratch', '--out', out]
         said = check(run_tool('tools/swap_backbone.py', plain_python, *options))
         assert 'mmrecnext.RecNeXt' in said and f'Written to {out}, entirely' in said
-        result = run_tool('tools/train.py', out)
-        assert result.stderr.splitlines()[-1] == (
-            f'train.py: error: {out} has no train_dataloader and no train_cfg: add it'
-        )
+
+    def test_a_model_alone_is_not_run(self, plain_python):
+        cfg = load_config(plain_python)
+        message = '^mine.py has no train_dataloader and no train_cfg: add it$'
+        with pytest.raises(ConfigError, match=message):
+            check_settings(cfg, ('train', 'val'), 'mine.py')
