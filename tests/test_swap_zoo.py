@@ -187,14 +187,12 @@ class TestCommittedReport:
 
     def test_every_type_trains_or_says_why(self):
         lines = re.findall(
-            r'^\| ([\w ]+) (?:\| \d+ ){3}\| (yes|no): (.+) \| (.+) \|$',
+            r'^\| ([\w ]+) (?:\| \d+ ){3}\| (yes|no): (.+) \| (yes|no.*) \|$',
             REPORT,
             re.M,
         )
         types = {check((name, 'm0', None)).model for name in TYPES[:3]}
         assert types <= {kind for kind, *_ in lines}
-        assert sum(trained == 'yes' for _, trained, *_ in lines) >= 90
-        assert all(
-            (trained, predicted) == ('yes', 'yes') or why or predicted.startswith('no')
-            for _, trained, why, predicted in lines
-        )
+        passed = [(trained, predicted) for _, trained, _, predicted in lines]
+        assert passed.count(('yes', 'yes')) >= 50
+        assert all(reason for _, _, reason, _ in lines)
