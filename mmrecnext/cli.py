@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,9 +16,10 @@ from mmengine.runner import Runner as MMEngineRunner
 
 from mmrecnext.configs import load_config as load_config  # for the tools
 from mmrecnext.configs import nodes, type_of
+from mmrecnext.data import check_data
 from mmrecnext.ending import run as run  # for the tools
 from mmrecnext.errors import ConfigError
-from mmrecnext.runner import leaf_datasets
+from mmrecnext.runner import leaf_datasets as leaf_datasets  # with it RecNeXtRunner
 
 # MMEngine reloads pkg_resources, which says each time that it will go.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -188,45 +188,3 @@ def move_data_root(cfg: Config, folder: str):
             if isinstance(value, str) and f'{value}/'.startswith(f'{old}/'):
                 node[key] = os.path.join(folder, value[len(old) :].lstrip('/'))
     cfg.data_root = folder
-
-
-def check_data(cfg: Config, splits: tuple[str, ...], moved_to: str | None = None):
-    """Check that the files and folders of the data are there.
-
-    Args:
-        cfg: the config.
-        splits: those that will be read.
-        moved_to: folder that the config has been pointed to, if any.
-
-    Raises:
-        ConfigError: naming what is missing and the next step.
-    """
-    for split in splits:
-        for path in _data_paths(cfg, split):
-            if '://' in path or os.path.exists(path):
-                continue
-            if moved_to and Path(path).is_relative_to(moved_to):
-                reason = (
-                    f'--data-root {moved_to} has no {Path(path).relative_to(moved_to)}'
-                )
-            else:
-                root = cfg.get('data_root') or os.path.dirname(path)
-                reason = (
-                    f'{path} is missing. Put or link the dataset at {root}, or name '
-                    'its place with --data-root FOLDER'
-                )
-            raise ConfigError(f'the data for {split} are not there: {reason}')
-
-
-def _data_paths(cfg: Config, split: str) -> Iterator[str]:
-    loader = cfg.get(f'{split}_dataloader') or {}
-    for dataset in leaf_datasets(loader['dataset']) if 'dataset' in loader else ():
-        root = dataset.get('data_root') or ''
-        if ann_file := dataset.get('ann_file'):
-            yield os.path.join(root, ann_file)
-        for prefix in dict(dataset.get('data_prefix') or {}).values():
-            if isinstance(prefix, str) and prefix:
-                yield os.path.join(root, prefix)
-    for evaluator in nodes(cfg.get(f'{split}_evaluator')):
-        if ann_file := evaluator.get('ann_file'):
-            yield ann_file

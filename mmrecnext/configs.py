@@ -241,6 +241,7 @@ def custom_modules(cfg: Config) -> list[str]:
 def _check_option(cfg: Config, option: str, value: Any, options: Mapping):
     runner = inspect.signature(MMEngineRunner.__init__).parameters
     extra = {'auto_scale_lr', 'tta_model', 'tta_pipeline', 'runner_type', 'compile'}
+    extra |= {'check_data'}
     valid = sorted({*cfg, *runner, *extra} - {'self', 'cfg'})
     place, *below = option.split('.')
     if place not in valid:

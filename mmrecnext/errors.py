@@ -17,6 +17,14 @@ class ConfigError(UserError, ValueError):
     """A config, or data it names, that cannot be used."""
 
 
+class DataError(ConfigError):
+    """Pictures, label maps or annotations that cannot be used."""
+
+    def __init__(self, message: str):
+        # PyTorch tells an error of a worker process by its whole traceback.
+        super().__init__(message.rpartition(f'{type(self).__name__}: ')[2].strip())
+
+
 def printable(text: str) -> str:
     """Return a text in one line, its control characters escaped.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,6 +16,8 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 
 from mmrecnext.checkpoint import OWN_READER, explained_misfit
+from mmrecnext.data import DataHook, check_class_names, describe_empty
+from mmrecnext.data import leaf_datasets as leaf_datasets  # for the tools
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import atomic_write
 from mmrecnext.fusion import switch_to_deploy
@@ -96,6 +98,7 @@ class Runner(MMEngineRunner):
         """Register the hooks of the config, and those of every run."""
         super().register_hooks(*args, **kwargs)
         self.register_hook(SeedHook())
+        self.register_hook(DataHook())
         self.register_hook(ResumeHook())
 
     def register_hook(self, hook, priority=None):
@@ -107,17 +110,20 @@ class Runner(MMEngineRunner):
         """Build a data loader.
 
         Raises:
-            ConfigError: where its dataset is empty.
+            ConfigError: where its dataset is empty, or its class names do not match
+                the annotation file.
         """
+        if isinstance(dataloader, dict) and isinstance(dataloader['dataset'], dict):
+            check_class_names(dataloader['dataset'])
         try:
             loader = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
         except ValueError as error:
             # So NumPy answers MMEngine when it packs the samples of an empty dataset.
             if 'need at least one array' not in str(error):
                 raise
-            raise ConfigError(_describe_empty(dataloader['dataset'])) from error
+            raise ConfigError(describe_empty(dataloader['dataset'])) from error
         if len(loader.dataset) == 0:
-            raise ConfigError(_describe_empty(dataloader['dataset']))
+            raise ConfigError(describe_empty(dataloader['dataset']))
         return loader
 
     def load_checkpoint(self, filename, map_location='cpu', strict=False, **kwargs):
@@ -170,23 +176,3 @@ class Runner(MMEngineRunner):
         os.makedirs(out_dir, exist_ok=True)
         with atomic_write(os.path.join(out_dir, filename)) as file:
             super().save_checkpoint(str(file.parent), file.name, *args, **kwargs)
-
-
-def _describe_empty(dataset: Mapping) -> str:
-    leaf = next(iter(leaf_datasets(dataset)))
-    prefix = ', '.join(dict(leaf.get('data_prefix') or {}).values())
-    return (
-        f'no usable sample in the dataset {leaf.get("type")}: of '
-        f'{os.path.join(leaf.get("data_root") or "", leaf.get("ann_file") or prefix)} '
-        'nothing is left once images that are missing, unlabelled or too small are '
-        'dropped. Its class names must be those of `metainfo.classes`, if you set them'
-    )
-
-
-def leaf_datasets(dataset: Mapping) -> Iterator[Mapping]:
-    """Yield the datasets that read files, from inside of any wrappers."""
-    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
-    for each in inner or ():
-        yield from leaf_datasets(each)
-    if not inner:
-        yield dataset

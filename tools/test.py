@@ -75,7 +75,9 @@ def main():
             for name, value in metrics.items()
             if value >= 0
         )
-        print(f'\n{Path(args.config).stem}: {figures}')
+        told = [figures] if figures else []
+        told += [x for hook in runner.hooks for x in getattr(hook, 'remarks', ())]
+        print(f'\n{Path(args.config).stem}: {"; ".join(told) or "no figures"}')
         for kind, place in (('pictures', args.show_dir), ('predictions', args.out)):
             if place:
                 print(f'{kind} in {place}')

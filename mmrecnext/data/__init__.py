@@ -1,0 +1,75 @@
+"""Checks of the data against the config and the model, before the first step.
+
+What a config says and what its annotation files hold is compared at the door
+(:func:`check_data`). :class:`DataHook` compares the model with it, and has pictures and
+label maps looked at when they are loaded, a sample of them at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.registry import DefaultScope
+
+from mmrecnext.data.datasets import leaf_datasets
+from mmrecnext.data.files import check_paths, describe_empty
+from mmrecnext.data.hook import DataHook
+
+__all__ = [
+    'DataHook',
+    'check_class_names',
+    'check_data',
+    'describe_empty',
+    'leaf_datasets',
+]
+
+
+def check_data(cfg: Config, splits: tuple[str, ...], moved_to: str | None = None):
+    """Check the files of the data, and annotations of COCO's format to the last.
+
+    ``check_data=False`` in the config leaves out the reading of annotations.
+
+    Args:
+        cfg: the config.
+        splits: those that will be read.
+        moved_to: folder that the config has been pointed to, if any.
+
+    Raises:
+        ConfigError: naming what is missing or wrong, where, and the next step.
+    """
+    for split in splits:
+        check_paths(cfg, split, moved_to)
+    wanted = cfg.get('check_data', True) and cfg.get('default_scope') == 'mmdet'
+    if wanted and _is_first_process(cfg):
+        from mmrecnext.data.coco import check_annotations
+
+        check_annotations(cfg, splits)
+
+
+def check_class_names(dataset: Mapping):
+    """Check the class names of datasets in COCO's format against their files.
+
+    Args:
+        dataset: config of a dataset, wrapped or not.
+
+    Raises:
+        DataError: where MMDetection would number classes otherwise than they are named.
+    """
+    scope = DefaultScope.get_current_instance()
+    if scope is not None and scope.scope_name == 'mmdet' and is_main_process():
+        from mmrecnext.data.coco import check_dataset_names
+
+        check_dataset_names(dataset)
+
+
+def _is_first_process(cfg: Config) -> bool:
+    """Tell whether no other process reads the same, before they know each other."""
+    rank = {
+        'pytorch': 'RANK',
+        'slurm': 'SLURM_PROCID',
+        'mpi': 'OMPI_COMM_WORLD_RANK',
+    }.get(cfg.get('launcher', 'none'), '')
+    return os.environ.get(rank, '0') == '0'
