@@ -2,6 +2,9 @@
 
 A module that one layer can stand for says which, by a method ``fused``; one with a norm
 of its own merges it by a method ``fold_norm``. The sums are done in float64.
+
+Both also have a method ``fuse``, which returns what is to stand in their place: timm's
+``reparameterize_model`` and the authors' ``replace_batchnorm`` ask layers for it.
 """
 
 from __future__ import annotations
@@ -83,6 +86,16 @@ def fold_outer_norms(model: nn.Module):
     for module in model.modules():
         if hasattr(module, 'fold_norm'):
             module.fold_norm()
+
+
+def fuse_whole(module: nn.Module) -> nn.Module:
+    """Merge all norms in ``module``, in place, and return it: a method ``fuse``.
+
+    Not only its own layers' norms: whoever asks may drop a norm that nobody fused, or
+    look no further into what was.
+    """
+    fold_outer_norms(module)
+    return module
 
 
 def fold_conv_modules(model: nn.Module):

@@ -21,6 +21,14 @@ TAGS = {'dist_300e_in1k': 'distill_300e', 'base_300e_in1k': 'without_distill_300
 """How the hub names a recipe (ImageNet-1k, 300 epochs), by how its files name it."""
 
 
+DROP_PATH_RATES = {
+    **dict.fromkeys(('s', 's_share_channel'), 0.1),
+    **dict.fromkeys(('m4', 'a4', 'b', 'b_share_channel'), 0.2),
+    **dict.fromkeys(('m5', 'a5'), 0.3),
+}
+"""Stochastic depth of those trained without distillation; of all others it is 0."""
+
+
 @dataclass(frozen=True)
 class Figures:
     """What is published of one model.
@@ -109,6 +117,12 @@ PRETRAINED = {
     for weights in (Pretrained(arch, tag) for arch in FIGURES for tag in TAGS)
 }
 """All published weights, by name: the first tag of a model is its default."""
+
+
+def tag_of(distillation: bool) -> str:
+    """Return the tag of weights trained with a teacher, or without."""
+    dist, base = TAGS
+    return dist if distillation else base
 
 
 def get_pretrained(name: str) -> Pretrained:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrecnext.archs import NUM_STAGES, Arch
-from mmrecnext.fusion import conv_of, conv_then_norm, norm_then_conv
+from mmrecnext.fusion import conv_of, conv_then_norm, fuse_whole, norm_then_conv
 from mmrecnext.models.settings import build_norm
 from mmrecnext.ops import fast_paths
 from mmrecnext.ops.conv import conv_gelu, mix_channels
@@ -67,6 +67,8 @@ class ConvNorm(nn.Sequential):
     def fused(self) -> nn.Conv2d:
         """Return one convolution that does the same in inference."""
         return conv_of(self.conv, *conv_then_norm(self.conv, self.norm))
+
+    fuse = fused
 
 
 class ChannelMixer(nn.Sequential):
@@ -163,6 +165,8 @@ class Downsample(nn.Module):
             self.token_mixer = conv_of(conv, *conv_then_norm(conv, self.norm))
             self.norm = nn.Identity()
 
+    fuse = fuse_whole
+
 
 class RepMixer(nn.Module):
     """Depthwise 3x3 and 1x1 convolutions beside an identity: one 3x3 in the end."""
@@ -186,6 +190,8 @@ class RepMixer(nn.Module):
         small, small_bias = conv_then_norm(*self.sk)
         weight = large + F.pad(small + 1, (1, 1, 1, 1))  # of 1: the identity
         return conv_of(self.lk.conv, weight, large_bias + small_bias)
+
+    fuse = fused
 
 
 class SharedChannels(nn.Module):
@@ -259,3 +265,5 @@ class Block(nn.Module):
             conv = self.channel_mixer[0]
             self.channel_mixer[0] = conv_of(conv, *norm_then_conv(self.norm, conv))
             self.norm = nn.Identity()
+
+    fuse = fuse_whole

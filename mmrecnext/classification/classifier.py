@@ -1,43 +1,22 @@
-"""The RecNeXt classifiers, registered with timm by importing this module.
-
-``timm.create_model('recnext_m3', pretrained=True, distillation=False)`` then works as
-the model cards say, and so do timm's own scripts.
-"""
+"""The RecNeXt classifiers, as timm expects them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import (
-    build_model_with_cfg,
-    create_model,
-    generate_default_cfgs,
-    register_model,
-)
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from mmrecnext.archs import ARCHS
-from mmrecnext.checkpoint import named_weights, read_checkpoint
-from mmrecnext.checkpoint.fit import FOR_INFERENCE, check_fit, fuse_like, is_fused
-from mmrecnext.errors import CheckpointError, OptionError
-from mmrecnext.fusion import affine, fuse_conv_norms
+from mmrecnext.errors import OptionError
+from mmrecnext.fusion import affine
 from mmrecnext.models import RecNeXt
-from mmrecnext.pretrained import INPUT_SIDE, PRETRAINED, Pretrained, get_pretrained
-
-__all__ = ['RecNeXtClassifier', 'load_classifier', 'replace_batchnorm']
 
 POOLINGS = ('avg', '')
 
 FIRST_CONV = 'stem.stem.0.conv'
 CLASSIFIERS = ('head.head.linear', 'head.head_dist.linear')
-ENDS = (f'{FIRST_CONV}.weight', f'{CLASSIFIERS[0]}.weight')
-FUSED_ENDS = ('stem.stem.0.weight', 'head.weight')
-"""Keys that tell how many channels the images have, and how many classes there are."""
+"""Layers that timm adapts to other images and other classes."""
 
 
 class NormLinear(nn.Sequential):
@@ -88,6 +67,8 @@ class Head(nn.Module):
             linear.weight.copy_(sum(weights) / 2)
             linear.bias.copy_(sum(biases) / 2)
         return linear
+
+    fuse = fused
 
 
 class RecNeXtClassifier(RecNeXt):
@@ -266,137 +247,3 @@ class RecNeXtClassifier(RecNeXt):
             (r'^stages\.(\d+)\.blocks\.(\d+)', None),
         ]
         return dict(stem=r'^stem', blocks=r'^stages\.(\d+)' if coarse else block)
-
-
-def replace_batchnorm(model: nn.Module):
-    """Bring a classifier into the form of the published fused files, in place.
-
-    Norms are merged into the convolutions that they belong to, the two heads into one
-    linear layer. ``model.switch_to_deploy()`` merges also the norms that remain.
-
-    Args:
-        model: a classifier in inference mode, its weights loaded; one that is fused
-            already stays as it is.
-    """
-    fuse_conv_norms(model)
-
-
-def checkpoint_filter_fn(checkpoint: Mapping[str, Any], model: nn.Module) -> dict:
-    """Give timm the weights in ``checkpoint``.
-
-    Raises:
-        CheckpointError: where they are fused, unlike the model.
-    """
-    weights = named_weights(checkpoint)
-    if is_fused(weights) and isinstance(model.head, Head):
-        raise CheckpointError(
-            f'these are {FOR_INFERENCE}. Take the training checkpoint (.pth or '
-            'safetensors) of the same model'
-        )
-    return weights
-
-
-def load_classifier(
-    name: str, checkpoint: str | None = None, averaged: bool = False
-) -> RecNeXtClassifier:
-    """Build a classifier for inference, with all of its weights.
-
-    Args:
-        name: a model, such as ``recnext_m3`` or ``recnext_m3.base_300e_in1k``.
-        checkpoint: what :func:`~mmrecnext.checkpoint.load_pretrained` takes; by default
-            the published weights.
-        averaged: take the moving averages that timm saves beside the weights, if any.
-
-    Raises:
-        OptionError: for a model of unknown name.
-        CheckpointError: where the file is not that of such a classifier.
-    """
-    published = get_pretrained(name)
-    checkpoint = checkpoint or published.url
-    weights = named_weights(read_checkpoint(checkpoint, 'cpu'), averaged)
-    return classifier_of(weights, published.arch, checkpoint)
-
-
-def classifier_of(
-    weights: Mapping[str, Tensor], arch: str, source: str
-) -> RecNeXtClassifier:
-    """Build the classifier that some weights are of, for inference.
-
-    Args:
-        weights: by key. The classes and the channels of the images are as many as in
-            them, and it is fused if they are.
-        arch: the model, a name in ``ARCHS``.
-        source: where the weights come from.
-
-    Raises:
-        CheckpointError: where they are not those of such a classifier.
-    """
-    stem, head = FUSED_ENDS if is_fused(weights) else ENDS
-    if not {stem, head} <= weights.keys():
-        raise CheckpointError(
-            f'{source} holds no RecNeXt classifier: it lacks {stem} or {head}'
-        )
-    model = create_model(
-        f'recnext_{arch}',
-        num_classes=len(weights[head]),
-        in_chans=weights[stem].size(1),
-    ).eval()
-    fuse_like(model, weights)
-    check_fit(model, weights, source)
-    model.load_state_dict(weights)
-    return model
-
-
-def _cfg(weights: Pretrained) -> dict:
-    side = -(-INPUT_SIDE // ARCHS[weights.arch].strides[-1])
-    return dict(
-        url=weights.url,
-        hf_hub_id=weights.hub_id,
-        num_classes=1000,
-        input_size=(3, INPUT_SIDE, INPUT_SIDE),
-        pool_size=(side, side),
-        crop_pct=0.875,  # the authors evaluate a centre of 224 in a short side of 256
-        interpolation='bicubic',
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        first_conv=FIRST_CONV,
-        classifier=CLASSIFIERS,
-    )
-
-
-default_cfgs = generate_default_cfgs(
-    {name: _cfg(weights) for name, weights in PRETRAINED.items()}
-)
-
-
-def _entrypoint(arch: str) -> Callable[..., nn.Module]:
-    def create(pretrained: bool = False, **kwargs) -> nn.Module:
-        try:
-            return build_model_with_cfg(
-                RecNeXtClassifier,
-                create.__name__,
-                pretrained,
-                arch=arch,
-                feature_cfg=dict(feature_cls='getter', out_indices=(0, 1, 2, 3)),
-                pretrained_filter_fn=checkpoint_filter_fn,
-                **kwargs,
-            )
-        except LocalEntryNotFoundError as error:
-            # A tag is given as a string; what is no string comes from elsewhere.
-            tag = kwargs.get('pretrained_cfg') or ''
-            if not isinstance(tag, str):
-                raise
-            weights = get_pretrained(f'{arch}.{tag}')
-            raise CheckpointError(
-                f'cannot fetch {weights.hub_id} from the hub, out of reach. Fetch '
-                f'{weights.url} elsewhere and give its path: timm.create_model(..., '
-                "pretrained_cfg_overlay=dict(file='PATH'))"
-            ) from error
-
-    create.__name__ = create.__qualname__ = f'recnext_{arch}'
-    create.__doc__ = f'RecNeXt-{arch.upper()}, options as of RecNeXtClassifier.'
-    return create
-
-
-for _arch in ARCHS:
-    globals()[f'recnext_{_arch}'] = register_model(_entrypoint(_arch))

@@ -1,0 +1,89 @@
+"""Classifiers for inference, from any form of their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from timm.models import create_model
+from torch import Tensor, nn
+
+from mmrecnext.checkpoint import read_checkpoint
+from mmrecnext.checkpoint.fit import check_fit, fuse_like, is_fused
+from mmrecnext.classification.classifier import (
+    CLASSIFIERS,
+    FIRST_CONV,
+    RecNeXtClassifier,
+)
+from mmrecnext.classification.registration import chosen_weights
+from mmrecnext.errors import CheckpointError
+from mmrecnext.fusion import fuse_conv_norms
+from mmrecnext.pretrained import get_pretrained
+
+ENDS = (f'{FIRST_CONV}.weight', f'{CLASSIFIERS[0]}.weight')
+FUSED_ENDS = ('stem.stem.0.weight', 'head.weight')
+"""Keys that tell how many channels the images have, and how many classes there are."""
+
+
+def replace_batchnorm(model: nn.Module):
+    """Bring a classifier into the form of the published fused files, in place.
+
+    Norms are merged into the convolutions that they belong to, the two heads into one
+    linear layer. ``model.switch_to_deploy()`` merges also the norms that remain.
+
+    Args:
+        model: a classifier in inference mode, its weights loaded; one that is fused
+            already stays as it is.
+    """
+    fuse_conv_norms(model)
+
+
+def load_classifier(
+    name: str, checkpoint: str | None = None, averaged: bool = False
+) -> RecNeXtClassifier:
+    """Build a classifier for inference, with all of its weights.
+
+    Args:
+        name: a model, such as ``recnext_m3`` or ``recnext_m3.base_300e_in1k``.
+        checkpoint: what :func:`~mmrecnext.checkpoint.load_pretrained` takes; by default
+            the published weights.
+        averaged: take the moving averages that timm saves beside the weights, if any.
+
+    Raises:
+        OptionError: for a model of unknown name.
+        CheckpointError: where the file is not that of such a classifier.
+    """
+    published = get_pretrained(name)
+    checkpoint = checkpoint or published.url
+    weights = chosen_weights(read_checkpoint(checkpoint, 'cpu'), averaged)
+    return classifier_of(weights, published.arch, checkpoint)
+
+
+def classifier_of(
+    weights: Mapping[str, Tensor], arch: str, source: str
+) -> RecNeXtClassifier:
+    """Build the classifier that some weights are of, for inference.
+
+    Args:
+        weights: by key. The classes and the channels of the images are as many as in
+            them, and it is fused if they are.
+        arch: the model, a name in ``ARCHS``.
+        source: where the weights come from.
+
+    Raises:
+        CheckpointError: where they are not those of such a classifier.
+    """
+    stem, head = FUSED_ENDS if is_fused(weights) else ENDS
+    if not {stem, head} <= weights.keys():
+        raise CheckpointError(
+            f'{source} holds no RecNeXt classifier: it lacks {stem} or {head}'
+        )
+    model = create_model(
+        f'recnext_{arch}',
+        num_classes=len(weights[head]),
+        in_chans=weights[stem].size(1),
+        drop_path_rate=0.0,
+    ).eval()
+    fuse_like(model, weights)
+    check_fit(model, weights, source)
+    model.load_state_dict(weights)
+    return model
