@@ -23,7 +23,6 @@ from mmrecnext.errors import CheckpointError
 from mmrecnext.runner import Runner
 
 HISTORY = 'mmengine.logging.history_buffer', 'HistoryBuffer'
-ALLOWED = list(torch.serialization.get_safe_globals())
 
 
 def text(value):
@@ -291,9 +290,9 @@ def test_the_files_written_by_hand_are_else_readable(tmp_path):
 
 
 def test_nothing_is_allowed_for_the_process():
-    assert torch.serialization.get_safe_globals() == ALLOWED
-    named = {getattr(each, '__module__', each) for each in ALLOWED}
-    assert not any('mm' in str(each) or 'numpy' in str(each) for each in named)
+    """PyTorch's list holds what parts of PyTorch put there, and nothing else."""
+    for allowed in torch.serialization.get_safe_globals():
+        assert allowed.__module__.partition('.')[0] == 'torch'
 
 
 @pytest.mark.parametrize('case', BOMBS)
