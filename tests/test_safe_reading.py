@@ -194,6 +194,11 @@ EXPLOITS = {
     'a tensor that repeats one number': tensor(size=(2**40,), stride=(0,)),
     'a tensor of many dimensions': tensor(size=(1,) * 99, stride=(1,) * 99),
     'a tensor of impossible booleans': tensor(kind='BoolStorage', count=16),
+    'a quantized tensor that is none': call(
+        name('torch._utils', '_rebuild_tensor_v3'),
+        storage() + b'K\0' + values(b'K\4') + values(b'K\1') + b'\x89N',
+        name('torch', 'qint8'),
+    ),
     'a storage longer than its record': tensor(count=2**40),
     'a storage of a negative length': tensor(count=-1),
     'a storage without a key': tensor().replace(text('0'), number(0)),
@@ -216,6 +221,19 @@ BOMBS = {
     + b'0'
     + b'('
     + 99 * (name('_codecs', 'encode') + b'(' + get(0) + text('latin1') + b'tR')
+    + b't',
+    'one text many times': text('A' * 100_000) + put(0) + b'0(' + get(0) * 1000 + b't',
+    'one tuple as many sets': values(*map(number, range(10_000)))
+    + put(0)
+    + b'0('
+    + 99 * (name('builtins', 'set') + b'(' + get(0) + b'tR')
+    + b't',
+    'one dict as many states': b'}('
+    + b''.join(text(str(n)) + b'N' for n in range(10_000))
+    + b'u'
+    + put(0)
+    + b'0('
+    + 99 * (name('argparse', 'Namespace') + b')R' + get(0) + b'b')
     + b't',
     'colliding keys': b'}(' + number(2**400) + b'Nu',
 }
@@ -307,6 +325,12 @@ def test_bombs_are_refused(case, tmp_path):
 def test_a_far_place_in_the_memo_takes_no_memory(tmp_path):
     write_zip(tmp_path / 'x.pth', b'}r\xff\xff\xff\xff')
     assert read_file(tmp_path / 'x.pth') == {'x': {}}
+
+
+def test_names_are_fit_for_a_terminal(tmp_path):
+    write_zip(tmp_path / 'x.pth', call(name('os', 'system\x1b[31m'), text('')))
+    with pytest.raises(CheckpointError, match=r'code \(os\.system\?\[31m\)'):
+        read_file(tmp_path / 'x.pth')
 
 
 def test_many_instructions(tmp_path, monkeypatch):

@@ -197,7 +197,9 @@ class _Bounded:
         self.tell, self.readline = file.tell, file.readline
 
     def read(self, size: int) -> bytes:
-        return self.file.read(min(size, self.size - self.tell()))
+        if size > CHUNK:
+            size = min(size, self.size - self.tell())
+        return self.file.read(size)
 
 
 def read_old(path: Path, map_location: Any = None) -> Any:

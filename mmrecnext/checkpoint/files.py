@@ -16,6 +16,9 @@ from mmrecnext.checkpoint.pickles import NamesCode, Refused
 from mmrecnext.checkpoint.torchscript import is_torchscript, read_torchscript
 from mmrecnext.errors import CheckpointError
 
+LONGEST = 300
+"""Letters of a message."""
+
 NO_CHECKPOINTS = (
     (b'<', ': a web page'),
     (b'version https://git-lfs', ': a pointer of Git LFS in place of the file'),
@@ -51,11 +54,11 @@ def read_file(path: str | os.PathLike, map_location: Any = None) -> Any:
         raise
     except NamesCode as error:
         raise CheckpointError(
-            f'{path} is refused: loading it would execute code ({error}). '
+            f'{path} is refused: loading it would execute code ({_printable(error)}). '
             'Ask its author for a file of tensors and plain data only'
         ) from error
     except Refused as error:
-        raise CheckpointError(f'{path} is refused: {error}') from error
+        raise CheckpointError(f'{path} is refused: {_printable(error)}') from error
     except Exception as error:  # a spoilt file may raise anything
         raise CheckpointError(_explain(path, error)) from error
 
@@ -82,6 +85,11 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
             f'{path} takes the package safetensors to read: pip install safetensors'
         ) from error
     return load_file(path)
+
+
+def _printable(error: Exception) -> str:
+    """Return a message fit for a terminal: parts of it a file may have chosen."""
+    return ''.join(c if c.isprintable() else '?' for c in str(error)[:LONGEST])
 
 
 def _explain(path: Path, error: Exception) -> str:

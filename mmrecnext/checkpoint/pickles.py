@@ -37,6 +37,9 @@ NO_STEPS = {'PROTO', 'FRAME', 'STOP'}
 
 NO_BOOL = 'a boolean in it is neither true nor false'
 MAX_DIMS = 32
+POINTER = 8
+"""Bytes that a value in a container takes there."""
+
 MAPPINGS = (dict, OrderedDict, Counter)
 KEYS = (type(None), bool, int, float, str, bytes)
 
@@ -263,7 +266,7 @@ class _Machine:
     def _BUILD(self, _):
         state, target = self.stack.pop(), self.stack[-1]
         if not isinstance(target, Pending):
-            self.meaning.set_state(target, state)
+            self.meaning.set_state(target, self._count(state))
             return
         value = self._count(target.finish(state))
         for place in target.places:
@@ -275,10 +278,12 @@ class _Machine:
 
     def _count(self, made: Any) -> Any:
         """Count the bytes that a function made; tensors are views of the file's."""
-        if isinstance(made, (bytes, bytearray)):
-            self.bytes_left -= len(made)
-        elif isinstance(made, np.ndarray):
+        if isinstance(made, np.ndarray):
             self.bytes_left -= made.nbytes
+        elif isinstance(made, (bytes, bytearray)):
+            self.bytes_left -= len(made)
+        elif isinstance(made, (tuple, set, frozenset, dict)):
+            self.bytes_left -= POINTER * len(made)
         if self.bytes_left < 0:
             raise Refused('it makes many times the bytes that it has')
         return made

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +47,12 @@ STORAGES = {
     'ComplexDoubleStorage': torch.complex128,
 }
 """Types of numbers by the classes that PyTorch names for them."""
+
+
+PLAIN = re.compile(
+    r'torch\.(bool|u?int(8|16|32|64)|b?float(16|32|64|8_\w+)|complex(32|64|128))'
+)
+"""Types of numbers of whole bytes, neither quantized nor packed."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +265,11 @@ CONSTANTS = {
         for name, kind in STORAGES.items()
     },
     'torch.storage.UntypedStorage': torch.uint8,
-    **{str(v): v for v in vars(torch).values() if isinstance(v, torch.dtype)},
+    **{
+        str(value): value
+        for value in vars(torch).values()
+        if isinstance(value, torch.dtype) and PLAIN.fullmatch(str(value))
+    },
 }
 """What a file may name: types of numbers."""
 

@@ -21,6 +21,10 @@ from mmrecnext.checkpoint.pickles import KEYS, MAPPINGS, Name, Refused
 MAX_DEPTH = 100
 MAX_SIZE = 1_000_000
 
+TEXT = 64
+"""Letters that count as one value more."""
+
+TEXTS = (str, bytes, bytearray)
 SEQUENCES = (list, tuple, set, frozenset, torch.Size)
 LEAVES = (
     *(*KEYS, complex, bytearray, Tensor, torch.nn.Parameter),
@@ -61,7 +65,8 @@ def check_structure(root: Any):
 
 def _depth_and_size(value: Any, parts: list[tuple[int, int]]) -> tuple[int, int]:
     depth = 1 + max((depth for depth, _ in parts), default=0)
-    size = len(_parts(value)) + sum(size for _, size in parts)
+    own = sum(len(each) // TEXT for each in _parts(value) if type(each) in TEXTS)
+    size = len(_parts(value)) + own + sum(size for _, size in parts)
     if depth > MAX_DEPTH or size > MAX_SIZE:
         raise Refused(
             f'what it holds is nested more than {MAX_DEPTH} deep, or repeated to more '
