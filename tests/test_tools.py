@@ -424,7 +424,7 @@ class TestBadInput:
         torch.save({'meta': print}, tmp_path / 'bomb.pth')
         args = (DET, '--data-root', coco, '--resume', tmp_path / 'bomb.pth')
         message = fails('train', *args, '--cfg-options', 'model.backbone.init_cfg=None')
-        assert re.search(r'would execute code \(\S*print\)', message)
+        assert 'is refused: it holds builtins.print' in message
 
     def test_fp16_without_gpu(self, fails, coco):
         if torch.cuda.is_available():
