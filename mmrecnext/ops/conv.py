@@ -101,7 +101,7 @@ def runs_on_onednn(x: Tensor, conv: nn.Module) -> bool:
 
 
 def _onednn_dtypes() -> tuple[torch.dtype, ...]:
-    """Return what this build and processor have the fused convolution for, if at all."""
+    """Return what this build and processor have the fused convolution for, if any."""
     if not torch.backends.mkldnn.is_available() or not hasattr(
         getattr(ONEDNN, '_convolution_pointwise_', None), 'binary'
     ):
