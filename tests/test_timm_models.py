@@ -169,7 +169,7 @@ def test_features_only(kind):
     state = whole.state_dict()
     image = images(1, 3, 64, 96)
     _, maps = whole.forward_intermediates(image)
-    for out_indices in ((0, 1, 2, 3), (1, 3), (0,), (-2, -1)):
+    for out_indices in ((0, 2), (-2, -1)):
         features = timm.create_model(
             f'recnext_{kind}', features_only=True, out_indices=out_indices
         ).eval()
@@ -183,24 +183,6 @@ def test_features_only(kind):
         info = features.feature_info
         assert info.channels() == [x.shape[1] for x in found]
         assert info.reduction() == [ARCHS[kind].strides[i] for i in out_indices]
-
-
-@every_kind
-@torch.no_grad()
-def test_hooks_give_features(kind):
-    """Another class by which timm takes maps, and which needs no trace."""
-    options = dict(features_only=True, out_indices=(1, 3))
-    torch.manual_seed(0)
-    getter = timm.create_model(f'recnext_{kind}', **options).eval()
-    hooks = timm.create_model(f'recnext_{kind}', **options, feature_cls='hook').eval()
-    state = hooks.state_dict()
-    assert state.keys() > {k.removeprefix('model.') for k in getter.state_dict()}
-    hooks.load_state_dict(
-        state | {k.removeprefix('model.'): v for k, v in getter.state_dict().items()}
-    )
-    image = images(1, 3, 64, 64)
-    for x, y in zip(hooks(image), getter(image), strict=True):
-        assert torch.equal(x, y)
 
 
 @every_kind
