@@ -13,6 +13,8 @@ from mmrecnext.ops.attention import attend
 from mmrecnext.options import check_option, is_integer, is_settings
 from mmrecnext.registry import MODELS
 
+torch.fx.wrap('attend')  # one node of a graph: its way depends on the size of maps
+
 
 @MODELS.register_module()
 class LinearAttn(nn.Module):

@@ -29,6 +29,7 @@ from mmrecnext.models.settings import (
 from mmrecnext.ops import fast_paths
 from mmrecnext.ops.conv import memory_format
 from mmrecnext.ops.replay import Moment
+from mmrecnext.ops.tracing import is_symbolic
 from mmrecnext.options import check_flag
 from mmrecnext.registry import MODELS
 
@@ -100,6 +101,18 @@ def recomputed(block: nn.Module) -> Callable:
         use_reentrant=False,
         context_fn=lambda: (nullcontext(), Moment([block]).restored()),
     )
+
+
+class Traced(nn.Module):
+    """What a trace does, as a module that ``torch.jit.script`` takes."""
+
+    def __init__(self, trace: torch.jit.ScriptModule):
+        super().__init__()
+        self.trace = trace
+
+    def forward(self, x: Tensor):
+        """Run the trace."""
+        return self.trace(x)
 
 
 @MMENGINE_MODELS.register_module()
@@ -234,6 +247,8 @@ class RecNeXt(BaseModule):
             One map ``[N, out_channels[k], ceil(H / out_strides[k]), ...]`` per entry of
             ``out_indices``, channels-last if the images or the weights are.
         """
+        if is_symbolic():
+            return self.extract(x)
         if x.dim() != 4 or x.size(1) != self.in_channels or 0 in x.shape[2:]:
             raise ValueError(
                 f'RecNeXt takes images [N, {self.in_channels}, H, W], '
@@ -242,13 +257,30 @@ class RecNeXt(BaseModule):
         layout = memory_format(x, next(self.stem.parameters()))
         if x.device.type == 'cpu':  # whose depthwise convolutions are faster so
             x = x.contiguous(memory_format=torch.channels_last)
+        # Whatever is fast in here, heads may take `view`s of what comes out.
+        return tuple(x.contiguous(memory_format=layout) for x in self.extract(x))
+
+    def extract(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Do what :meth:`forward` does, of images as they come, in any layout."""
         x = self.stem(x)
         maps = []
         for stage in self.stages:
             x = stage(x, with_cp=self.with_cp and self.training)
             maps.append(x)
-        # Whatever is fast in here, heads may take `view`s of what comes out.
-        return tuple(maps[i].contiguous(memory_format=layout) for i in self.out_indices)
+        return tuple(maps[i] for i in self.out_indices)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Give ``torch.jit.script`` a trace, which suits images of any size.
+
+        Raises:
+            OptionError: in training, which a trace would record a step of.
+        """
+        if self.training:
+            raise OptionError('torch.jit.script takes a RecNeXt in inference: `eval()`')
+        side = 2 * self.arch.strides[-1]
+        image = next(self.parameters()).new_zeros(1, self.in_channels, side, side)
+        with torch.no_grad():
+            return Traced(torch.jit.trace(self, image, check_trace=False))
 
     def train(self, mode: bool = True) -> RecNeXt:
         """Switch to training, frozen parts and ``norm_eval`` norms excepted.

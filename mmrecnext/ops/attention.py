@@ -7,10 +7,10 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmrecnext.ops.fast_paths import is_eager_training
 from mmrecnext.ops.kernels import equal_or_above, triton_is_usable
+from mmrecnext.ops.tracing import is_traced
 
 EPSILON = 1e-6
 HEAD_CHANNELS = (16, 32, 64, 128)  # of queries or values, as the kernels pad them
@@ -19,7 +19,8 @@ HEAD_CHANNELS = (16, 32, 64, 128)  # of queries or values, as the kernels pad th
 def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
     """Return ``q^T k v^T / (q^T k 1)`` of the pixels in each head, plus ``added``.
 
-    The products associate either way, and take the order of fewer operations. Half
+    The products associate either way, and take the order of fewer operations; in a
+    graph for maps of any size, that of a cost that grows with them. Half
     precision is computed in single, within autocast too: sums over all pixels leave the
     range of the one kind and the digits of the other.
 
@@ -52,7 +53,7 @@ def plain_attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor
         values = by_pixel(v.to(dtype), num_heads)
         d, c = q.shape[-1], values.shape[-1]
         # The denominators are those of values that are all 1.
-        if 2 * c * d <= (c + d) * pixels:
+        if is_traced() or 2 * c * d <= (c + d) * pixels:
             mixed = q @ (k.mT @ values / pixels)
             # Not as a product of matrices, which are slow with a single column.
             weight = (q * k.mean(2, keepdim=True)).sum(-1, keepdim=True)
@@ -77,7 +78,8 @@ def positive(x: Tensor) -> Tensor:
     """Return ``elu(x) + 1``, which is above 0."""
     if is_eager_training():
         return _Positive.apply(x)
-    return F.elu(x) + 1 if torch.is_grad_enabled() else exp_or_line(x)
+    is_graph = is_traced() or torch.is_grad_enabled()
+    return F.elu(x) + 1 if is_graph else exp_or_line(x)
 
 
 def exp_or_line(x: Tensor) -> Tensor:
@@ -98,7 +100,6 @@ class _Positive(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (y,) = ctx.saved_tensors
         return y.clamp(max=1).mul_(grad)

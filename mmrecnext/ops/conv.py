@@ -87,16 +87,14 @@ def runs_on_onednn(x: Tensor, conv: nn.Module) -> bool:
     exported model to this kind of machine.
     """
     return (
-        x.dtype in ONEDNN_DTYPES
+        fast_paths.are_on()
+        and x.dtype in ONEDNN_DTYPES
         and x.numel() > 0
-        and fast_paths.are_on()
         and isinstance(conv, nn.Conv2d)
         and x.device.type == 'cpu'
         and x.dtype == conv.weight.dtype
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled('cpu')
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_exporting()
     )
 
 

@@ -57,8 +57,6 @@ class DepthwiseConv2d(nn.Conv2d):
         return (
             fast_paths.are_on()
             and not is_compiled
-            and not torch.jit.is_tracing()
-            and not torch.compiler.is_exporting()
             and x.device.type == 'cpu'
             and x.dim() == 4
             and self.groups == self.in_channels

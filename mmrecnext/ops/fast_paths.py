@@ -18,13 +18,15 @@ import torch
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
+from mmrecnext.ops.tracing import is_traced
+
 SWITCH = 'MMRECNEXT_FAST_PATHS'
 _on = os.environ.get(SWITCH) != '0'
 
 
 def are_on() -> bool:
-    """Tell whether fast paths are taken at all."""
-    return _on
+    """Tell whether fast paths are taken at all: not where a graph is recorded."""
+    return _on and not is_traced()
 
 
 @contextmanager
@@ -48,12 +50,7 @@ def suit(*modules: nn.Module) -> bool:
 
 def is_eager_training() -> bool:
     """Tell whether operations run one by one, gradients are recorded, and paths on."""
-    return (
-        _on
-        and torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-    )
+    return are_on() and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def has_hooks(*modules: nn.Module) -> bool:

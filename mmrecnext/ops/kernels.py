@@ -42,8 +42,6 @@ def triton_is_usable(
         return False
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return False
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
-        return False  # a model that is to run without this library
     return works(attempt, x.device, x.dtype, *setting)
 
 

@@ -29,7 +29,8 @@ def runs_on_triton(
     """
     layers = [*convs] if down is None else [*convs, down]
     if (
-        not x.is_cuda
+        not fast_paths.are_on()
+        or not x.is_cuda
         or mode not in INTERPOLATIONS
         or not all(type(layer) in (nn.Conv2d, DepthwiseConv2d) for layer in layers)
         or not all(layer.dilation == (1, 1) for layer in layers)
