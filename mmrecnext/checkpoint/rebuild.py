@@ -234,6 +234,7 @@ FUNCTIONS = {
     **INSTANCES,
     'copy_reg._reconstructor': _instance,
     'torch._tensor._rebuild_from_type_v2': _tensor_of_type,
+    'torch.serialization._get_layout': TENSORS['torch._utils._rebuild_sparse_tensor'],
     'torch.Size': _size,
     'torch.device': _device,
     'numpy.dtype': dtype,
