@@ -2,6 +2,7 @@
 """Evaluate a trained detector or segmentor on the test split of its config."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -12,12 +13,17 @@ from mmrecnext.cli import (
     add_runner_arguments,
     build_runner,
     load_config,
+    move_data_root,
     prepare,
     run,
 )
-from mmrecnext.configs import nodes, type_of
+from mmrecnext.configs import type_of
 from mmrecnext.errors import ConfigError
-from mmrecnext.runner import leaf_datasets
+from mmrecnext.results import DrawHook, LabelMapHook
+from mmrecnext.tta import augment
+from mmrecnext.unlabelled import leave_out_annotations, metrics_of, missing_annotations
+
+PICKLES = ('.pkl', '.pickle')
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,8 +35,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out',
         metavar='PATH',
-        help='save the predictions: in a file *.pkl, or, of segmentation, as label '
-        'maps in a folder',
+        help='save the predictions: in a file *.pkl; of detection, in *.json, as of '
+        'COCO; of segmentation, as label maps in a folder. Data without annotations '
+        'are predicted and not evaluated',
     )
     parser.add_argument(
         '--show-dir', metavar='FOLDER', help='draw truth and prediction of each image'
@@ -50,73 +57,107 @@ def main():
     """Evaluate, and end with a line of figures."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
+    check_out(cfg, args.out)
+    if args.data_root:
+        move_data_root(cfg, args.data_root)
+    missing = missing_annotations(cfg) if cfg.get('test_dataloader') else None
+    if missing:
+        leave_out_annotations(cfg, missing, args.out)
     prepare(cfg, args, splits=('test',))
     cfg.load_from = args.checkpoint
     if 'backbone' in cfg.model:
         cfg.model.backbone.init_cfg = None  # the checkpoint holds it
-    if args.show_dir:
-        draw(cfg, args.show_dir)
+    if args.out and args.out.endswith('.json'):
+        save_coco_json(cfg, args.out)
+    elif args.out:
+        drop_idle_metrics(cfg)
     if args.tta:
         augment(cfg)
     if args.deploy:
         deploy(cfg)
-    if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        save_label_maps(cfg, args.out)
+    drawing = drawing_settings(cfg)
 
     runner = build_runner(cfg)
     runner.strict = True
-    if args.out and args.out.endswith(('.pkl', '.pickle')):
+    if args.show_dir:
+        runner.register_hook(DrawHook(args.show_dir, **drawing))
+    if args.out and args.out.endswith(PICKLES):
         runner.test_evaluator.metrics.append(DumpResults(args.out))
+    elif args.out and not args.out.endswith('.json'):
+        runner.register_hook(LabelMapHook(args.out))
     metrics = runner.test()
     if runner.rank == 0:
-        # COCO gives -1 where there is nothing to measure.
-        figures = '  '.join(
-            f'{name.split("/")[-1]} {value:.3f}'
-            for name, value in metrics.items()
-            if value >= 0
-        )
-        told = [figures] if figures else []
-        told += [x for hook in runner.hooks for x in getattr(hook, 'remarks', ())]
-        print(f'\n{Path(args.config).stem}: {"; ".join(told) or "no figures"}')
+        remarks = [x for hook in runner.hooks for x in getattr(hook, 'remarks', ())]
+        print(f'\n{Path(args.config).stem}: {closing(metrics, missing, remarks)}')
         for kind, place in (('pictures', args.show_dir), ('predictions', args.out)):
             if place:
                 print(f'{kind} in {place}')
 
 
-def draw(cfg: Config, folder: str):
-    """Have the visualization hook of either framework draw every image."""
-    if 'visualization' not in cfg.get('default_hooks', {}):
-        raise ConfigError('--show-dir: default_hooks has no `visualization`')
-    cfg.default_hooks.visualization.update(draw=True, interval=1)
-    if cfg.default_scope == 'mmdet':
-        # The hook puts this folder under work_dir and a time.
-        cfg.default_hooks.visualization.test_out_dir = str(Path(folder).absolute())
-    else:
-        cfg.visualizer.save_dir = folder
+def check_out(cfg: Config, out: str | None):
+    """Refuse a place that predictions of this framework cannot go to."""
+    if not out:
+        return
+    of_file = out.endswith((*PICKLES, '.json'))
+    if cfg.default_scope == 'mmdet' and not of_file:
+        raise ConfigError(
+            f'--out {out}: detections are saved in a file *.pkl, or *.json as of COCO'
+        )
+    if cfg.default_scope == 'mmseg' and out.endswith('.json'):
+        raise ConfigError(
+            f'--out {out}: segments are saved as label maps in a folder, or in a file '
+            '*.pkl'
+        )
+    if of_file == Path(out).is_dir() and Path(out).exists():
+        raise ConfigError(f'--out {out} is a {"folder" if of_file else "file"}')
+    (Path(out).parent if of_file else Path(out)).mkdir(parents=True, exist_ok=True)
 
 
-def save_label_maps(cfg: Config, folder: str):
-    """Have the metric of MMSegmentation write each predicted label map."""
-    if cfg.default_scope != 'mmseg':
-        raise ConfigError(f'--out {folder}: detections are saved in a file *.pkl')
-    metrics = [m for m in nodes(cfg.test_evaluator) if type_of(m) == 'IoUMetric']
+def save_coco_json(cfg: Config, out: str):
+    """Have the metric of COCO write what its server takes."""
+    metrics = [m for m in metrics_of(cfg) if type_of(m) == 'CocoMetric']
     if not metrics:
-        raise ConfigError(f'--out {folder}: no IoUMetric in test_evaluator writes maps')
+        raise ConfigError(f'--out {out}: no CocoMetric in test_evaluator writes it')
     for metric in metrics:
-        metric.update(output_dir=folder, keep_results=True)
+        metric.outfile_prefix = out.removesuffix('.json')
 
 
-def augment(cfg: Config):
-    """Wrap the model and its pipeline for test-time augmentation."""
-    if cfg.default_scope == 'mmdet':
-        from mmrecnext.tta import add_flip_tta
+def drop_idle_metrics(cfg: Config):
+    """Leave out metrics that would format label maps and have no folder for them."""
+    cfg.test_evaluator = [
+        m
+        for m in metrics_of(cfg)
+        if not (type_of(m) == 'IoUMetric' and m.get('format_only'))
+        or m.get('output_dir')
+    ]
 
-        add_flip_tta(cfg)
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        raise ConfigError('--tta: the config has no `tta_model` and `tta_pipeline`')
-    cfg.model = dict(**cfg.tta_model, module=cfg.model)
-    for dataset in leaf_datasets(cfg.test_dataloader.dataset):
-        dataset.pipeline = cfg.tta_pipeline
+
+def drawing_settings(cfg: Config) -> dict:
+    """Return how to draw; a config without a visualizer gets its framework's."""
+    detects = cfg.default_scope == 'mmdet'
+    kind = 'DetLocalVisualizer' if detects else 'SegLocalVisualizer'
+    cfg.setdefault('visualizer', dict(type=kind, name='visualizer'))
+    hook = cfg.get('default_hooks', {}).get('visualization') or {}
+    return {'pred_score_thr': hook.get('score_thr', 0.3)} if detects else {}
+
+
+def closing(
+    metrics: Mapping[str, float], missing: str | None, remarks: Sequence[str] = ()
+) -> str:
+    """Say the figures of a test and what they do not count, or why there are none.
+
+    COCO gives -1, and MMSegmentation NaN, where there is nothing to measure.
+    """
+    figures = {k: v for k, v in metrics.items() if v >= 0}
+    if figures:
+        said = '  '.join(f'{k.split("/")[-1]} {v:.3f}' for k, v in figures.items())
+    elif missing:
+        said = f'nothing was measured: {missing} has no annotations'
+    elif metrics:
+        said = 'no figures: the truth has nothing to measure'
+    else:
+        said = 'no figures'
+    return '; '.join([said, *remarks])
 
 
 def deploy(cfg: Config):
