@@ -75,9 +75,8 @@ class InstanceTTAModel(DetTTAModel):
         found = InstanceData.cat([upright(view) for view in views])
         if len(found) and 'masks' in found and not found.bboxes.any():
             threshold = self.tta_cfg.nms.get('iou_threshold', 0.5)
-            view = [
-                i for i, v in enumerate(views) for _ in range(len(v.pred_instances))
-            ]
+            sizes = [len(view.pred_instances) for view in views]
+            view = np.repeat(np.arange(len(views)), sizes)
             found = found[distinct_masks(found, view, threshold)]
         elif len(found):
             boxes, keep = batched_nms(
