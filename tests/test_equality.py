@@ -11,7 +11,7 @@ from test_fusion import randomise
 from mmrecnext import ARCHS, RecNeXt
 from mmrecnext.benchmark.original import Original, original_of
 from mmrecnext.checkpoint import load_pretrained
-from mmrecnext.checkpoint.convert import model_of, write
+from mmrecnext.checkpoint.convert import model_of
 from mmrecnext.fusion import fuse_conv_norms
 
 TOLERANCE = 1e-12
@@ -65,17 +65,18 @@ def test_every_published_model(arch, golden_states):
 
 @pytest.mark.parametrize('arch', ['m0', 'a0', 't', 't_share_channel'])
 @torch.no_grad()
-def test_converted_weights(arch, golden_states, tmp_path, monkeypatch):
+def test_converted_weights(arch, golden_states, tmp_path):
+    """As they are fused and read; test_released_forms.py has them in TorchScript."""
     weights = doubled(golden_weights(golden_states, arch, head=True))
     _, original = published(arch, weights)
-    monkeypatch.setattr('mmrecnext.checkpoint.convert.INPUT_SIDE', 32)  # sooner
-    file = tmp_path / 'recnext_fused.pt'
-    write(model_of(weights, file.name), 'fused', file)
+    fused = model_of(weights, 'golden weights')
+    fuse_conv_norms(fused)
+    torch.save({'model': fused.state_dict()}, tmp_path / 'recnext_fused.pth')
     with torch.device('meta'):
         loaded = RecNeXt(arch, deploy=True)
     loaded.to_empty(device='cpu')
-    load_pretrained(loaded, str(file))
-    assert_equal(loaded(image((65, 97))), original(image((65, 97))))
+    load_pretrained(loaded, str(tmp_path / 'recnext_fused.pth'))
+    assert_equal(loaded(image((33, 31))), original(image((33, 31))))
 
 
 @pytest.mark.parametrize('size', SIZES, ids=str)
@@ -91,7 +92,8 @@ def test_every_form(base, size):
             assert_equal(model(image(size)), expected)
 
 
-@pytest.mark.parametrize('size', SIZES[:2], ids=str)
+# Of two pixels in a batch, a norm makes 1 and -1, whatever rounding left between them.
+@pytest.mark.parametrize('size', [(65, 97), (129, 70)], ids=str)
 @every_series
 def test_training(base, size):
     torch.manual_seed(0)
