@@ -2,30 +2,27 @@
 """Run a trained detector or segmentor on images, folders of images, or videos.
 
 Each picture is written with its boxes and masks, or its segments, drawn in, each video
-likewise, and all predictions go to ``predictions.json``.
+likewise, and all predictions go to ``predictions.json``. Pictures are read and prepared
+as those of `test_dataloader`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from unittest import mock
 
 import cv2
 import mmcv
 import numpy as np
 import torch
-from mmengine.config import Config
-from mmengine.registry import VISUALIZERS
-from pycocotools import mask as coco_mask
 from rich.progress import track
 
-from mmrecnext.checkpoint import load_network
 from mmrecnext.cli import add_config_arguments, fit_cpu, load_config, run
 from mmrecnext.errors import ConfigError
-from mmrecnext.fusion import switch_to_deploy
+from mmrecnext.files import write_file
+from mmrecnext.predictor import Predictor, label_map_of
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
@@ -64,6 +61,12 @@ def parse_args() -> argparse.Namespace:
         help='also put the first N pictures side by side in sheet.png',
     )
     parser.add_argument(
+        '--label-maps',
+        action='store_true',
+        help='of a segmentor, also write the class of each pixel, counted from 0, '
+        'into label_maps/NAME.png',
+    )
+    parser.add_argument(
         '--deploy',
         action='store_true',
         help='merge batch norms into convolutions first: same predictions, sooner',
@@ -81,37 +84,54 @@ def main():
     args = parse_args()
     check_device(args.device)
     files = [file for name in args.inputs for file in expand(Path(name))]
-    outputs = name_outputs(files, Path(args.out_dir))
+    out_dir = Path(args.out_dir)
+    outputs = name_outputs(files, out_dir)
     cfg = load_config(args.config, args.cfg_options)
+    if args.label_maps and cfg.default_scope != 'mmseg':
+        raise ConfigError('--label-maps: only segmentors have label maps')
     fit_cpu(cfg)
     predictor = Predictor(
         cfg, args.checkpoint, args.device, args.score_thr, args.deploy
     )
 
-    predictions, sheet, unreadable = [], [], []
-    for file, output in track(outputs.items(), 'Inferring', total=len(outputs)):
-        try:
-            if file.suffix.lower() in VIDEOS:
-                predictions += predictor.video(file, output)
+    predictions, sheet, failures = [], [], {}
+    try:
+        for file, output in track(outputs.items(), 'Inferring', total=len(outputs)):
+            try:
+                if file.suffix.lower() in VIDEOS:
+                    predictions += infer_video(predictor, file, output)
+                    continue
+                picture, sample = predictor(file)
+                drawn = predictor.draw(picture, sample)
+                found = predictor.describe(sample)
+                write_image(output, drawn)
+                if args.label_maps:
+                    write_label_map(out_dir / 'label_maps' / output.name, sample)
+            except Exception as error:  # an odd picture must not lose the others
+                failures[file] = error
                 continue
-            picture, found = predictor(read_image(file))
-        except ConfigError as error:
-            unreadable.append(str(error))
-            continue
-        write_image(output, picture)
-        predictions.append({'file': str(file), **found})
-        if len(sheet) < args.sheet:
-            sheet.append(picture)
-
-    out_dir = Path(args.out_dir)
-    (out_dir / 'predictions.json').write_text(json.dumps(predictions))
+            predictions.append({'file': str(file), 'picture': output.name, **found})
+            if len(sheet) < args.sheet:
+                sheet.append(drawn)
+    finally:
+        write_file(out_dir / 'predictions.json', json.dumps(predictions).encode())
     if sheet:
         write_image(out_dir / 'sheet.png', tile(sheet))
-    videos = sum(output.suffix == '.mp4' for output in outputs.values())
-    images = len(outputs) - videos
+    done = [file for file in outputs if file not in failures]
+    videos = sum(file.suffix.lower() in VIDEOS for file in done)
+    images = len(done) - videos
     print(f'{images} images, {videos} videos and predictions.json in {out_dir}')
-    if unreadable:
-        raise ConfigError('; '.join(unreadable))
+    if failures:
+        told = '; '.join(describe_failure(*item) for item in failures.items())
+        raise ConfigError(told) from next(iter(failures.values()))
+
+
+def describe_failure(file: Path, error: Exception) -> str:
+    """Say in a line what went wrong with a file."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    first = next(iter(str(error).strip().splitlines()), '')
+    return f'{file} cannot be predicted: {type(error).__name__}: {first}'
 
 
 def check_device(name: str):
@@ -123,130 +143,42 @@ def check_device(name: str):
         raise ConfigError(f'--device {name} cannot be used: {reason}') from error
 
 
-def read_image(file: Path) -> np.ndarray:
-    """Read an image as ``[H, W, 3]``, uint8, BGR."""
-    image = cv2.imread(str(file))
-    if image is None:
-        raise ConfigError(f'{file} is not an image that OpenCV can read')
-    return image
-
-
 def write_image(file: Path, image: np.ndarray):
     """Write an image, or fail."""
-    if not cv2.imwrite(str(file), image):
+    written, content = cv2.imencode(file.suffix, image)
+    if not written:
         raise ConfigError(f'cannot write {file}')
+    write_file(file, content.tobytes())
 
 
-class Predictor:
-    """A trained model that predicts and draws, of either framework.
+def write_label_map(file: Path, sample):
+    """Write a label map as a grey PNG, of 16 bits where 8 do not hold its numbers."""
+    labels = label_map_of(sample)
+    file.parent.mkdir(exist_ok=True)
+    write_image(file, labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
 
-    Args:
-        cfg: its config.
-        checkpoint: its weights.
-        device: where to run.
-        score_thr: least score of a detection.
-        deploy: whether to bring it into its inference form.
-    """
 
-    def __init__(
-        self,
-        cfg: Config,
-        checkpoint: str,
-        device: str,
-        score_thr: float,
-        deploy: bool = False,
-    ):
-        if cfg.default_scope == 'mmdet':
-            from mmdet.apis import inference_detector as infer
-            from mmdet.apis import init_detector as init
-        else:
-            from mmseg.apis import inference_model as infer
-            from mmseg.apis import init_model as init
-        # `init` takes the class names too, but lets misfits pass, and lists their keys.
-        with mock.patch(f'{init.__module__}.load_checkpoint', load_network):
-            self.model = init(cfg, checkpoint, device=device)
-        if deploy:
-            switch_to_deploy(self.model)
-        self.infer = infer
-        self.score_thr = score_thr
-        visualizer = {k: v for k, v in cfg.visualizer.items() if k != 'vis_backends'}
-        self.visualizer = VISUALIZERS.build(visualizer)
-        self.visualizer.dataset_meta = with_palette(self.model.dataset_meta)
-
-    def __call__(self, image: np.ndarray) -> tuple[np.ndarray, dict]:
-        """Predict one image.
-
-        Args:
-            image: ``[H, W, 3]``, uint8, BGR.
-
-        Returns:
-            The picture, in the form of ``image``, and what was found, ready for JSON.
-        """
-        sample = self.infer(self.model, image).cpu()
-        options = {'draw_gt': False, 'show': False}
-        if 'pred_instances' in sample:
-            options['pred_score_thr'] = self.score_thr
-            found = self.describe_instances(sample.pred_instances)
-        else:
-            found = self.describe_segments(sample.pred_sem_seg.data[0])
-        rgb = np.ascontiguousarray(image[..., ::-1])
-        self.visualizer.add_datasample('picture', rgb, sample, **options)
-        return self.visualizer.get_image()[..., ::-1], found
-
-    def video(self, file: Path, out_file: Path) -> list[dict]:
-        """Predict and draw each frame of a video."""
-        frames = mmcv.VideoReader(str(file))
-        if frames.frame_cnt <= 0:
-            raise ConfigError(f'{file} is not a video that OpenCV can read')
-        writer = cv2.VideoWriter(
-            str(out_file),
-            cv2.VideoWriter_fourcc(*'mp4v'),
-            frames.fps or 25,
-            frames.resolution,
-        )
-        if not writer.isOpened():
-            raise ConfigError(f'cannot write {out_file}')
-        predictions = []
-        for index, frame in enumerate(frames):
-            picture, found = self(frame)
-            writer.write(cv2.resize(picture, frames.resolution))
-            predictions.append({'file': str(file), 'frame': index, **found})
-        writer.release()
-        return predictions
-
-    @property
-    def classes(self) -> Sequence[str]:
-        """Names of the classes, in the order of the labels."""
-        return self.model.dataset_meta['classes']
-
-    def describe_instances(self, instances) -> dict:
-        """List detections: class, score, box (x1, y1, x2, y2 in pixels), mask (RLE)."""
-        instances = instances[instances.scores >= self.score_thr]
-        detections = []
-        for i in range(len(instances)):
-            detection = {
-                'class': self.classes[instances.labels[i]],
-                'score': round(instances.scores[i].item(), 4),
-                'box': [round(x, 2) for x in instances.bboxes[i].tolist()],
-            }
-            if 'masks' in instances:
-                mask = np.asfortranarray(instances.masks[i].numpy().astype(np.uint8))
-                rle = coco_mask.encode(mask)
-                detection['mask'] = {**rle, 'counts': rle['counts'].decode()}
-            detections.append(detection)
-        return {'detections': detections}
-
-    def describe_segments(self, labels: torch.Tensor) -> dict:
-        """Give the share of the pixels of each class that occurs."""
-        counts = torch.bincount(labels.flatten(), minlength=len(self.classes))
-        shares = (counts / counts.sum()).tolist()
-        return {
-            'shares': {
-                name: round(share, 4)
-                for name, share in zip(self.classes, shares, strict=False)
-                if share
-            }
-        }
+def infer_video(predictor: Predictor, file: Path, out_file: Path) -> list[dict]:
+    """Predict and draw each frame of a video."""
+    video = mmcv.VideoReader(str(file))
+    if not len(video):
+        raise ConfigError(f'{file} is not a video that OpenCV can read')
+    writer = cv2.VideoWriter(
+        str(out_file),
+        cv2.VideoWriter_fourcc(*'mp4v'),
+        video.fps or 25,
+        video.resolution,
+    )
+    if not writer.isOpened():
+        raise ConfigError(f'cannot write {out_file}')
+    predictions = []
+    for index, (picture, sample) in enumerate(predictor.frames(file)):
+        drawn = predictor.draw(picture, sample)
+        writer.write(cv2.resize(drawn, video.resolution))
+        found = predictor.describe(sample)
+        predictions.append({'file': str(file), 'frame': index, **found})
+    writer.release()
+    return predictions
 
 
 def expand(path: Path) -> Iterator[Path]:
@@ -254,7 +186,9 @@ def expand(path: Path) -> Iterator[Path]:
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES + VIDEOS)
         if not files:
-            raise ConfigError(f'no image or video in {path}')
+            inner = sorted(p.name for p in path.iterdir() if p.is_dir())
+            hint = f'; name its folders: {", ".join(inner[:5])}' if inner else ''
+            raise ConfigError(f'no image or video in {path}{hint}')
         yield from files
     elif not path.is_file():
         raise ConfigError(f'there is no image, folder or video {path}')
@@ -265,15 +199,6 @@ def expand(path: Path) -> Iterator[Path]:
         )
     else:
         yield path
-
-
-def with_palette(meta: Mapping) -> dict:
-    """Return a dataset's description, with a colour for each class in any case.
-
-    Not every checkpoint holds one, and MMSegmentation does not draw without.
-    """
-    colours = np.random.RandomState(0).randint(0, 256, (len(meta['classes']), 3))
-    return {**meta, 'palette': meta.get('palette') or colours.tolist()}
 
 
 def name_outputs(files: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
