@@ -25,9 +25,9 @@ from mmengine.structures import BaseDataElement
 from pycocotools import mask as coco_mask
 
 from mmrecnext.checkpoint import load_network
+from mmrecnext.data import leaf_datasets
 from mmrecnext.errors import ConfigError
 from mmrecnext.fusion import switch_to_deploy
-from mmrecnext.runner import leaf_datasets
 from mmrecnext.segmentation import bound_memory
 
 VISUALIZER = {'mmdet': 'DetLocalVisualizer', 'mmseg': 'SegLocalVisualizer'}

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 
-from mmrecnext.checkpoint import OWN_READER, explained_misfit
+from mmrecnext.checkpoint import OWN_READER, explained_misfit, named_weights
+from mmrecnext.checkpoint.weights import check_values
 from mmrecnext.data import DataHook, check_class_names, describe_empty
 from mmrecnext.data import leaf_datasets as leaf_datasets  # for the tools
 from mmrecnext.errors import ConfigError
@@ -23,6 +25,7 @@ from mmrecnext.files import atomic_write
 from mmrecnext.fusion import switch_to_deploy
 from mmrecnext.resume import ResumeHook, latest_checkpoint, settle_schedule
 from mmrecnext.saving import saving_safely
+from mmrecnext.segmentation import bound_memory
 
 
 class SeedHook(Hook):
@@ -80,6 +83,21 @@ class DeployHook(Hook):
         switch_to_deploy(runner.model)
 
 
+class ValuesHook(Hook):
+    """Refuses weights that no training leaves, whatever loads them."""
+
+    def after_load_checkpoint(self, runner: MMEngineRunner, checkpoint: dict):
+        """Check the weights.
+
+        Raises:
+            CheckpointError: see :func:`~mmrecnext.checkpoint.weights.check_values`.
+        """
+        model = runner.model
+        model = model.module if is_model_wrapper(model) else model
+        weights = named_weights(checkpoint)
+        check_values(model.state_dict(), weights, runner._load_from)
+
+
 @RUNNERS.register_module(name='RecNeXtRunner')
 class Runner(MMEngineRunner):
     """MMEngine's runner, which also refuses to go on with nothing or with misfits.
@@ -99,11 +117,18 @@ class Runner(MMEngineRunner):
         super().register_hooks(*args, **kwargs)
         self.register_hook(SeedHook())
         self.register_hook(DataHook())
+        self.register_hook(ValuesHook())
         self.register_hook(ResumeHook())
 
     def register_hook(self, hook, priority=None):
         """Register a hook; in the place of MMEngine's that saves, our own."""
         super().register_hook(saving_safely(hook), priority)
+
+    def build_model(self, model):
+        """Build the model; a segmentor's predictions then take little memory."""
+        model = super().build_model(model)
+        bound_memory(model)
+        return model
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from types import MethodType
 
@@ -21,10 +22,10 @@ def bound_memory(model: nn.Module):
     label maps are the same; the predictions hold no logits any more. Segmentors that
     post-process in a way of their own, and detectors, stay as they are.
     """
-    try:
-        from mmseg.models.segmentors import BaseSegmentor
-    except ImportError:
+    if 'mmseg' not in sys.modules:  # of which no model can be, then
         return
+    from mmseg.models.segmentors import BaseSegmentor
+
     is_usual = isinstance(model, BaseSegmentor) and (
         type(model).postprocess_result is BaseSegmentor.postprocess_result
     )

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from mmengine.config import Config
 
 from mmrecnext.configs import type_of
+from mmrecnext.data import leaf_datasets
 from mmrecnext.errors import ConfigError
-from mmrecnext.runner import leaf_datasets
 
 
 def missing_annotations(cfg: Config) -> str | None:

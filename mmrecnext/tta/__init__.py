@@ -9,8 +9,8 @@ from importlib import import_module
 from mmengine.config import Config
 
 from mmrecnext.configs import nodes, type_of
+from mmrecnext.data import leaf_datasets
 from mmrecnext.errors import ConfigError
-from mmrecnext.runner import leaf_datasets
 
 MERGERS = {
     'mmdet': ('detection', 'InstanceTTAModel', 'DetTTAModel'),
