@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mmrecnext.ops import fast_paths
+from mmrecnext.ops.batch_norm import normalize, statistics
 from mmrecnext.ops.depthwise import DepthwiseConv2d
 from mmrecnext.ops.replay import Moment
 
@@ -347,52 +348,3 @@ def _laid_out(x: Tensor, like: Tensor) -> Tensor:
     if like.is_contiguous(memory_format=torch.channels_last):
         return x.contiguous(memory_format=torch.channels_last)
     return x.contiguous()
-
-
-def statistics(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return by what ``norm`` normalises ``x``, and in training let it learn that.
-
-    Returns:
-        Mean and one over the standard deviation, each ``[C]``.
-
-    Raises:
-        ValueError: in training, for one value per channel.
-    """
-    if not norm.training:
-        # Copied, for others to learn from later batches.
-        return norm.running_mean.clone(), (norm.running_var + norm.eps).rsqrt()
-    if x.numel() == x.size(1):
-        raise ValueError(
-            'Expected more than 1 value per channel when training, '
-            f'got input size {list(x.shape)}'
-        )
-    momentum = norm.momentum
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if momentum is None:
-            momentum = 1 / float(norm.num_batches_tracked)
-    mean, var = aten.batch_norm_update_stats(
-        x, norm.running_mean, norm.running_var, momentum or 0.0
-    )
-    return mean, (var + norm.eps).rsqrt()
-
-
-def normalize(
-    x: Tensor, mean: Tensor, invstd: Tensor, scale: Tensor, shift: Tensor, eps: float
-) -> Tensor:
-    """Return ``(x - mean) * invstd * scale + shift``, of the dtype of ``x``.
-
-    Args:
-        x: ``[N, C, H, W]``.
-        mean: ``[C]``, as all that follow.
-        invstd: one over the standard deviation, which is that of a variance plus eps.
-        scale: weight of the norm.
-        shift: bias of the norm.
-        eps: of the norm.
-    """
-    if x.dtype == scale.dtype:
-        scale = scale * invstd
-        shift = shift - mean * scale
-        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
-    var = invstd.square().reciprocal() - eps
-    return aten.native_batch_norm(x, scale, shift, mean, var, False, 0.0, eps)[0]
