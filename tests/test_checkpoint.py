@@ -14,6 +14,7 @@ from torch import nn
 
 from mmrecnext import RecNeXt
 from mmrecnext.checkpoint import backbone_weights, load_network, read_checkpoint
+from mmrecnext.checkpoint.sources import download_path
 from mmrecnext.errors import CheckpointError
 from mmrecnext.fusion import count_norms, fuse_conv_norms
 
@@ -274,10 +275,11 @@ def test_unreachable_url(tmp_path, monkeypatch):
 
 def test_downloaded_file_is_found(tmp_path, monkeypatch, m0):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
-    cache = tmp_path / 'hub' / 'checkpoints'
-    cache.mkdir(parents=True)
-    torch.save({'model': m0}, cache / 'recnext_m0_distill_300e.pth')
-    assert load('http://127.0.0.1:9/recnext_m0_distill_300e.pth').is_init
+    url = 'http://127.0.0.1:9/recnext_m0_distill_300e.pth'
+    file = download_path(url)
+    file.parent.mkdir(parents=True)
+    torch.save({'model': m0}, file)
+    assert load(url).is_init
 
 
 @pytest.mark.parametrize('size', [0, 100, 30_000])

@@ -531,7 +531,7 @@ class TestOtherModels:
             ('open-mmlab://resnet50_v1c', 'resnet50_v1c-2cccc1ad.pth'),
             ('openmmlab://resnet50_v1c', 'resnet50_v1c-2cccc1ad.pth'),
             ('mmcls://vgg11', 'vgg11_batch256_imagenet_20210208-4271cd6c.pth'),
-            ('https://127.0.0.1:9/x.pth', 'x.pth'),
+            ('https://127.0.0.1:9/x.pth', '8f27d51d_x.pth'),
         ],
     )
     def test_what_is_downloaded(self, source, file, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from conftest import golden_weights
 from safetensors.torch import save_file
 
 from mmrecnext.checkpoint import read_checkpoint
+from mmrecnext.checkpoint.sources import download_path
 from mmrecnext.classification import load_classifier
 from mmrecnext.errors import CheckpointError
 from mmrecnext.pretrained import get_pretrained
@@ -50,7 +51,7 @@ def read(name):
         f'suous/{NAME}',
         f'hf-hub:suous/{NAME}',
         f'hf_hub:suous/{NAME}',
-        f'https://127.0.0.1:9/{RELEASED}',
+        get_pretrained(NAME).url,
     ],
 )
 def test_names_of_published_weights(name, home):
@@ -143,3 +144,31 @@ class TestWhatCannotBeFetched:
     def test_unknown_names(self, name, message):
         with pytest.raises(CheckpointError, match=message):
             read(name)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        '~nobody-of-this-name/m0.pth',
+        'm0\0.pth',
+        'x' * 5000,
+        's3://bucket/m0.pth',
+        'loop',
+    ],
+)
+def test_names_that_no_file_can_have_are_told_in_a_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'loop').symlink_to('loop')
+    with pytest.raises(CheckpointError, match=r'there is no checkpoint|cannot be read'):
+        read_checkpoint(name)
+
+
+def test_two_urls_of_one_name_are_two_files():
+    one, other = (f'https://{host}.example/m0.pth' for host in 'ab')
+    assert download_path(one, 'x') != download_path(other, 'x')
+    queries = (f'https://a.example/get?file={name}.pth' for name in 'ab')
+    assert len({download_path(url, 'x') for url in queries}) == 2
+    # Where torch.hub keeps them, and where people are told to put them.
+    release = get_pretrained('m0').url
+    for url in (release, 'https://a.example/resnet50-11ad3fa6.pth'):
+        assert download_path(url, 'x').name == url.rpartition('/')[2]

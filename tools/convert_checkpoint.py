@@ -19,6 +19,7 @@ Batch norms that are merged cannot be told apart again: fused weights stay fused
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def main():
     """Read, convert, write, and say what was written."""
     args = parse_args()
     file = Path(args.out)
-    if file.resolve() == Path(args.checkpoint).resolve():
+    if os.path.realpath(file) == os.path.realpath(args.checkpoint):
         raise OptionError(f'{file} is the input: choose another OUT')
     checkpoint = read_checkpoint(args.checkpoint, 'cpu')
     form = args.to or choose_form(named_weights(checkpoint), file)

@@ -7,8 +7,10 @@ stays MMEngine's, errors included: see :func:`register_loaders`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from difflib import get_close_matches
@@ -23,7 +25,13 @@ from mmengine.logging import print_log
 
 from mmrecnext.checkpoint.files import read_file
 from mmrecnext.errors import CheckpointError, OptionError
-from mmrecnext.pretrained import HUB_OWNER, HUB_PREFIXES, Pretrained, get_pretrained
+from mmrecnext.pretrained import (
+    HUB_OWNER,
+    HUB_PREFIXES,
+    RELEASES,
+    Pretrained,
+    get_pretrained,
+)
 
 HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 """Names that timm gives to the weights in a repository, the one to prefer first."""
@@ -35,6 +43,9 @@ URLS = ('http://', 'https://')
 BUCKETS = ('s3://', 'petrel://')
 ALIASES = ('torchvision', 'modelzoo', 'open-mmlab', 'openmmlab', 'mmcls')
 """Schemes of MMEngine whose names are looked up in its tables."""
+
+HASHED = re.compile(r'[-_][0-9a-f]{8,}\.\w+$')
+"""The end of a name that tells the content of the file, as of PyTorch's models."""
 
 
 def register_loaders():
@@ -90,8 +101,11 @@ def _read_safely(filename: str, map_location: Any) -> Any:
     if any(bucket in filename for bucket in BUCKETS):
         from mmengine.fileio import get_local_path  # here: it is slow
 
-        with get_local_path(filename, backend_args={'backend': 'petrel'}) as path:
-            return read_file(path, map_location)
+        try:
+            with get_local_path(filename, backend_args={'backend': 'petrel'}) as path:
+                return read_file(path, map_location)
+        except ImportError as error:
+            raise CheckpointError(f'{filename} cannot be read: {error}') from error
     return _load(filename, map_location, read_file, download)
 
 
@@ -171,8 +185,7 @@ def _locate(filename: str, fetch: Callable[[str], Path]) -> Path:
         return fetch(filename)
     if filename.startswith(HUB_PREFIXES):
         return fetch_from_hub(filename)
-    path = Path(filename).expanduser()
-    if path.is_file():
+    if path := existing_file(filename):
         return path
     try:
         published = get_pretrained(filename)
@@ -181,6 +194,15 @@ def _locate(filename: str, fetch: Callable[[str], Path]) -> Path:
     if filename.startswith(f'{HUB_OWNER}/'):
         return fetch_from_hub(published.hub_id)
     return fetch(published.url)
+
+
+def existing_file(name: str) -> Path | None:
+    """Return the file of a name; None for one that no file can have, too."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.is_file() else None
+    except (OSError, RuntimeError):  # a name too long; the home of nobody
+        return None
 
 
 def check_source(filename: str):
@@ -192,7 +214,7 @@ def check_source(filename: str):
         CheckpointError: for a file that is missing or an unknown name.
     """
     remote = '://' in filename or filename.startswith(HUB_PREFIXES)
-    if not remote and not Path(filename).expanduser().is_file():
+    if not remote and not existing_file(filename):
         try:
             get_pretrained(filename)
         except OptionError as error:
@@ -234,9 +256,16 @@ def _download(url: str, folder: str | None = None) -> Path:
 
 
 def download_path(url: str, folder: str | None = None) -> Path:
-    """Return where the file of a URL is kept."""
+    """Return where the file of a URL is kept: one file for each URL.
+
+    By its name alone, as ``torch.hub`` keeps it, where that is of a release, or tells
+    the content by a hash.
+    """
     folder = folder or os.path.join(torch.hub.get_dir(), 'checkpoints')
-    return Path(folder) / Path(urlparse(url).path).name
+    name = Path(urlparse(url).path).name
+    if not url.startswith(RELEASES) and not HASHED.search(name):
+        name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}'
+    return Path(folder) / name
 
 
 def load_from_hub(filename: str, map_location: Any = None) -> Any:
