@@ -31,7 +31,7 @@ from sandbox import (
 from mmrecnext.cli import load_config
 from mmrecnext.pretrained import PRETRAINED
 
-LANGUAGES = {'python', 'shell', 'text'}
+LANGUAGES = {'python', 'shell', 'text', 'bibtex'}
 DEMO = './configs/{}_recnext_m0_shapes.py'
 
 PLACEHOLDERS = {

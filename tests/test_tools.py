@@ -300,9 +300,8 @@ class TestBadInput:
         assert 'config for mmpretrain' in message and 'mmdet and mmseg' in message
 
     def test_framework_that_is_not_installed(self, fails, monkeypatch):
-        import mmrecnext.cli
 
-        monkeypatch.setattr(mmrecnext.cli, 'find_spec', lambda name: None)
+        monkeypatch.setattr('mmrecnext.configs.find_spec', lambda name: None)
         assert 'pip install mmsegmentation' in fails('train', SEG)
 
     @pytest.mark.parametrize('config', [DET, SEG])
