@@ -74,7 +74,8 @@ class Predictor:
         model = MODELS.build(cfg.model)
         meta = load_network(model, checkpoint).get('meta') or {}
         self.model = model.to(device).eval()
-        self.meta = describe_classes(meta, dataset)
+        count = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
+        self.meta = describe_classes(meta, dataset, count)
         self.classes = self.meta['classes']
         self.score_thr = score_thr
         if deploy:
@@ -221,12 +222,14 @@ def split_pipeline(pipeline: Sequence) -> tuple[Compose, Compose]:
     return Compose(steps[:first]), Compose(steps[first:])
 
 
-def describe_classes(meta: Mapping, dataset: Mapping) -> dict:
+def describe_classes(meta: Mapping, dataset: Mapping, count: int | None = None) -> dict:
     """Return names and colours of the classes.
 
     Args:
         meta: of a checkpoint, whose names go first: the model was trained with them.
         dataset: of the config: its ``metainfo``, else what its type has by itself.
+        count: of the classes that the model tells, where it is known. Names of another
+            number of classes in the checkpoint are not those of this model.
 
     Raises:
         ConfigError: where there are no names.
@@ -236,6 +239,8 @@ def describe_classes(meta: Mapping, dataset: Mapping) -> dict:
     config = {**own, **(config if isinstance(config, Mapping) else {})}
     saved = meta.get('dataset_meta') or meta
     saved = {str(k).lower(): v for k, v in saved.items()}
+    if len(saved.get('classes') or ()) != count == len(config.get('classes') or ()):
+        saved = {}
     classes = saved.get('classes') or config.get('classes')
     if not classes:
         raise ConfigError(

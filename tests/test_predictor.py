@@ -186,12 +186,21 @@ class TestClasses:
         assert meta['classes'] == ('bolt', 'nut') and len(meta['palette']) == 2
         assert describe_classes({}, self.DATASET)['classes'][0] == 'wall'
 
+    def test_names_of_another_number_of_classes_are_not_the_model_s(self):
+        import mmseg.datasets  # noqa: F401
+
+        two = dict(dataset_meta=dict(classes=('bolt', 'nut')))
+        assert len(describe_classes(two, self.DATASET, 150)['classes']) == 150
+        assert len(describe_classes(two, self.DATASET, 2)['classes']) == 2
+        assert len(describe_classes(two, self.DATASET, 7)['classes']) == 2
+
     def test_none_at_all_is_told(self):
         with pytest.raises(ConfigError, match='neither the checkpoint nor the config'):
             describe_classes({}, dict(type='mmseg.BaseSegDataset'))
 
     def test_a_class_without_a_name_is_told(self, shapes, tmp_path):
         cfg = make_config('sem_fpn', shapes)
+        cfg.test_dataloader.dataset.metainfo.classes = ('one',)
         meta = dict(dataset_meta=dict(classes=('one',), palette=[[0, 0, 0]]))
         predictor = Predictor(cfg, save_weights(cfg, tmp_path / 'w.pth', **meta))
         sample = BaseDataElement()
