@@ -19,6 +19,7 @@ from mmengine.registry import (
     MODELS,
     TRANSFORMS,
     VISUALIZERS,
+    Registry,
     init_default_scope,
 )
 from mmengine.structures import BaseDataElement
@@ -198,6 +199,12 @@ class Predictor:
         return self.classes[label]
 
 
+def registered(name: str, registry: Registry) -> type | None:
+    """Return what a name stands for in the framework of the config."""
+    with registry.switch_scope_and_registry(None) as own:
+        return own.get(name)
+
+
 def split_pipeline(pipeline: Sequence) -> tuple[Compose, Compose]:
     """Build the transforms of a test: those that read the picture, and the rest.
 
@@ -209,7 +216,7 @@ def split_pipeline(pipeline: Sequence) -> tuple[Compose, Compose]:
     steps = []
     for step in pipeline:
         kind = step['type'] if isinstance(step, Mapping) else type(step)
-        kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+        kind = registered(kind, TRANSFORMS) if isinstance(kind, str) else kind
         if not (isinstance(kind, type) and issubclass(kind, MMCVLoadAnnotations)):
             steps.append(TRANSFORMS.build(step) if isinstance(step, Mapping) else step)
     reads = [i for i, step in enumerate(steps) if 'Load' in type(step).__name__]
@@ -234,7 +241,7 @@ def describe_classes(meta: Mapping, dataset: Mapping, count: int | None = None) 
     Raises:
         ConfigError: where there are no names.
     """
-    own = getattr(DATASETS.get(dataset['type']), 'METAINFO', None) or {}
+    own = getattr(registered(dataset['type'], DATASETS), 'METAINFO', None) or {}
     config = dataset.get('metainfo')
     config = {**own, **(config if isinstance(config, Mapping) else {})}
     saved = meta.get('dataset_meta') or meta

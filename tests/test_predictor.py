@@ -173,7 +173,11 @@ class TestLabelMap:
 
 
 class TestClasses:
-    DATASET = dict(type='mmseg.ADE20KDataset')
+    DATASET = dict(type='ADE20KDataset')
+
+    @pytest.fixture(autouse=True)
+    def scope(self):
+        init_default_scope('mmseg')
 
     def test_the_checkpoint_goes_first_then_the_config_then_the_type(self):
         import mmseg.datasets  # noqa: F401
@@ -196,7 +200,7 @@ class TestClasses:
 
     def test_none_at_all_is_told(self):
         with pytest.raises(ConfigError, match='neither the checkpoint nor the config'):
-            describe_classes({}, dict(type='mmseg.BaseSegDataset'))
+            describe_classes({}, dict(type='BaseSegDataset'))
 
     def test_a_class_without_a_name_is_told(self, shapes, tmp_path):
         cfg = make_config('sem_fpn', shapes)
