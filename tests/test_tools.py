@@ -464,6 +464,18 @@ class TestBadInput:
         assert len(json.loads((tmp_path / 'out/predictions.json').read_text())) == 1
 
 
+@pytest.mark.parametrize('known', [(torch.float32,), (torch.float32, torch.bfloat16)])
+def test_slow_bf16_is_told(known, monkeypatch):
+    train, told = tool('train'), []
+    monkeypatch.setattr(train, 'ONEDNN_DTYPES', known)
+    monkeypatch.setattr(train, 'print_log', lambda text, *_: told.append(text))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
+    train.use_amp(cfg, None)
+    assert cfg.optim_wrapper.type == 'CPUAmpOptimWrapper'
+    assert len(told) == 2 - len(known)
+
+
 @pytest.mark.parametrize(
     'file', sorted((ROOT / 'tools').glob('*.py')), ids=lambda x: x.stem
 )

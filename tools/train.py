@@ -2,10 +2,12 @@
 """Train a detector or a segmentor."""
 
 import argparse
+import logging
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from mmrecnext.checkpoint import read_checkpoint
 from mmrecnext.cli import (
@@ -18,6 +20,7 @@ from mmrecnext.cli import (
 )
 from mmrecnext.errors import CheckpointError, ConfigError
 from mmrecnext.files import remove_unfinished
+from mmrecnext.ops.conv import ONEDNN_DTYPES
 from mmrecnext.resume import check_resumable, latest_checkpoint, saved_checkpoints
 from mmrecnext.stopping import first_process, lock
 
@@ -139,6 +142,13 @@ def use_amp(cfg: Config, dtype: str | None):
         return
     if dtype == 'fp16':
         raise ConfigError('--amp-dtype fp16 needs a GPU; a CPU trains in bf16')
+    if torch.bfloat16 not in ONEDNN_DTYPES:
+        print_log(
+            '--amp: oneDNN has no convolution in bf16 for this processor; it takes many '
+            'times as long as one in single precision',
+            'current',
+            logging.WARNING,
+        )
     for option in ('loss_scale', 'dtype', 'use_fsdp'):
         wrapper.pop(option, None)
     wrapper.type = 'CPUAmpOptimWrapper'
