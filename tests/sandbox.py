@@ -38,8 +38,8 @@ PRELOADED = [
 ]
 OUTPUTS = ('data', 'work_dirs', 'build')
 IMAGENET_LABELS = ('n01440764', 'n01443537', 'n01484850')
-# That a command may take before it counts as stuck. A training step in bf16 takes minutes
-# on processors without instructions for it.
+# That a command may take before it counts as stuck. A training step in bf16 takes
+# minutes on processors without instructions for it.
 SECONDS = 900
 
 

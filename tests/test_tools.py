@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, check, run_tool
+from conftest import ROOT, check, run_tool, tool
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
@@ -414,9 +414,9 @@ class TestBadInput:
         work_dir, *_ = detector
         part = (work_dir / 'epoch_1.pth').read_bytes()[:1000]
         (tmp_path / 'part.pth').write_bytes(part)
-        for tool in ('test', 'infer'):
-            more = ('--data-root', coco) if tool == 'test' else (coco / 'val2017',)
-            message = fails(tool, DET, tmp_path / 'part.pth', *more)
+        for name in ('test', 'infer'):
+            more = ('--data-root', coco) if name == 'test' else (coco / 'val2017',)
+            message = fails(name, DET, tmp_path / 'part.pth', *more)
             assert 'is broken or cut short' in message
 
     def test_resuming_from_code(self, fails, coco, tmp_path):

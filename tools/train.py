@@ -144,8 +144,8 @@ def use_amp(cfg: Config, dtype: str | None):
         raise ConfigError('--amp-dtype fp16 needs a GPU; a CPU trains in bf16')
     if torch.bfloat16 not in ONEDNN_DTYPES:
         print_log(
-            '--amp: oneDNN has no convolution in bf16 for this processor; it takes many '
-            'times as long as one in single precision',
+            '--amp: oneDNN has no bf16 for this processor; its convolutions take many '
+            'times as long as in single precision',
             'current',
             logging.WARNING,
         )
