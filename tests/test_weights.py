@@ -48,8 +48,7 @@ SPOILT = {
 def test_spoilt_weights_change_nothing(fault, deploy, good, monkeypatch):
     spoilt = {'model': SPOILT[fault](good)}
     monkeypatch.setattr(
-        'mmengine.runner.checkpoint.CheckpointLoader.load_checkpoint',
-        lambda *_, **__: spoilt,
+        'mmrecnext.checkpoint.fit.read_checkpoint', lambda *_, **__: spoilt
     )
     init_cfg = dict(type='Pretrained', checkpoint='spoilt.pth')
     model = RecNeXt(SMALL['m0'], deploy=deploy, init_cfg=init_cfg)

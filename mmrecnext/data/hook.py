@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmrecnext.data.datasets import built_leaves
@@ -59,6 +60,8 @@ class DataHook(Hook):
     def after_val_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=()):
         """Count labels and predictions."""
         for sample in outputs or ():
+            if not isinstance(sample, BaseDataElement):
+                continue  # of a model that is neither detector nor segmentor
             if 'pred_instances' in sample:
                 self._instances += len(sample.pred_instances)
                 self._detects = True
