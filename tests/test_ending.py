@@ -46,6 +46,9 @@ tool(main)
 """
 """A run of two processes, to be stopped."""
 
+PATIENCE = 300
+"""Seconds after which a run that says or does nothing is stuck."""
+
 
 @pytest.fixture
 def ended(monkeypatch, capsys):
@@ -135,11 +138,18 @@ def test_readers_that_leave(ended, monkeypatch):
 
 def stop_when(text, process, number, log):
     """Send a signal once a run has said something; return its exit status."""
+    wait_for(text, process, log)
+    process.send_signal(number)
+    return process.wait(PATIENCE)
+
+
+def wait_for(text, process, log):
+    """Wait until a run has said something."""
+    end = time.monotonic() + PATIENCE
     while text not in log.read_text():
         assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < end, f'not said: {text}\n{log.read_text()[-3000:]}'
         time.sleep(0.1)
-    process.send_signal(number)
-    return process.wait()
 
 
 @pytest.fixture
@@ -171,9 +181,7 @@ def test_terminated_run_saves_and_has_its_work_dir_alone(started, shapes, tmp_pa
     options += ['train_dataloader.batch_size=2', 'default_hooks.logger.interval=1']
     command = ['tools/train.py', 'sem_fpn_recnext_m0_shapes.py', *options]
     process, log = started(*command)
-    while 'Iter(train)' not in log.read_text():
-        assert process.poll() is None, log.read_text()[-3000:]
-        time.sleep(0.1)
+    wait_for('Iter(train)', process, log)
     with pytest.raises(ConfigError, match=f'another run.*process {process.pid} on'):
         lock(str(work_dir))
     assert stop_when('Iter(train)', process, signal.SIGTERM, log) == 143
@@ -192,7 +200,7 @@ def test_terminated_run_of_two_processes(started, tmp_path, monkeypatch):
     path = os.pathsep.join([str(tests), os.environ.get('PYTHONPATH', '')])
     monkeypatch.setenv('PYTHONPATH', path)
     process, log = started('-m', 'mmrecnext.launch', *options, script, tmp_path / 'run')
-    assert stop_when('Iter(train)', process, signal.SIGTERM, log) == 143
+    assert stop_when('(train) [', process, signal.SIGTERM, log) == 143
     assert len([*tmp_path.glob('run/iter_*.pth')]) == 1
     assert 'Traceback' not in log.read_text()
     assert log.read_text().splitlines().count('launched.py: stopped') == 1
