@@ -23,6 +23,7 @@ from mmrecnext.pretrained import Pretrained
 SIDE = 128  # of images, in pixels: two of the coarsest map, for batch norms to train
 BATCH = 2
 STEPS = 2  # of training
+REGIONS = 64  # of an image that the heads of a detector train with
 
 # Each command is a process of its own, forked from one that has imported all of this.
 CONTEXT = multiprocessing.get_context('forkserver')
@@ -100,6 +101,8 @@ def smaller(cfg: Config, steps: int = STEPS) -> list[str]:
         options['default_hooks.checkpoint.interval'] = steps
     if 'size' in cfg.model.get('data_preprocessor', {}):
         options['model.data_preprocessor.size'] = (SIDE, SIDE)
+    if 'sampler' in ((cfg.model.get('train_cfg') or {}).get('rcnn') or {}):
+        options['model.train_cfg.rcnn.sampler.num'] = REGIONS
     return [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
 
 
