@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from mmcv.transforms import TransformBroadcaster
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -26,7 +27,7 @@ from mmrecnext.cli import fit_cpu, load_config
 from mmrecnext.data import DataHook, check_data, coco, hook, samples
 from mmrecnext.data.annotations import Needs, _decoded, mask_faults, read_annotations
 from mmrecnext.data.hook import check_heads
-from mmrecnext.data.samples import check_loaded, cut_short
+from mmrecnext.data.samples import CheckedPipeline, check_loaded, cut_short
 from mmrecnext.errors import ConfigError, DataError
 from mmrecnext.runner import Runner
 
@@ -410,7 +411,11 @@ def segmentation(tmp_path):
     """Write pictures and label maps; return a data set of them, as built."""
     from mmseg.registry import DATASETS
 
-    def segmentation(labels, zero=False, suffix='.png', classes=('a', 'b'), **options):
+    load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+
+    def segmentation(
+        labels, zero=False, suffix='.png', classes=('a', 'b'), pipeline=load, **options
+    ):
         for name in ('images', 'labels'):
             (tmp_path / name).mkdir(exist_ok=True)
         for i, label in enumerate(labels):
@@ -424,7 +429,7 @@ def segmentation(tmp_path):
             img_suffix=suffix,
             metainfo=dict(classes=classes),
             reduce_zero_label=zero,
-            pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+            pipeline=pipeline,
             **options,
         )
         return DATASETS.build(config)
@@ -474,6 +479,36 @@ class TestLabelMaps:
         assert (dataset[0]['gt_seg_map'] == halves(0, 1)).all()
         with pytest.raises(DataError, match=r'1\.png holds 7'):
             dataset[1]
+
+    @pytest.mark.parametrize('looked_at', [0, 2])
+    def test_of_several_views(self, looked_at, segmentation, monkeypatch):
+        monkeypatch.setattr(samples, 'SAMPLES', looked_at)
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
+        views = [flips, [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]]
+        pipeline = [
+            dict(type='LoadImageFromFile'),
+            dict(type='TestTimeAug', transforms=views),
+        ]
+        dataset = segmentation([halves(0, 1), halves(0, 7)], pipeline=pipeline)
+        with pytest.raises(DataError, match=r'1\.png holds 7, where the 2 classes'):
+            check_loaded(dataset, False)
+            assert len(dataset[0]['data_samples']) == 2
+            assert not looked_at
+            check_loaded(dataset, False)  # again, as before each run
+            dataset[1]
+
+    def test_transforms_within_still_draw_alike(self):
+        alike = TransformBroadcaster(
+            [dict(type='RandomFlip', prob=0.5)],
+            mapping=dict(img=['a', 'b']),
+            auto_remap=True,
+            share_random_params=True,
+        )
+        pipeline = CheckedPipeline([alike], None, set())
+        picture = np.arange(12).reshape(2, 6)
+        for _ in range(16):
+            found = pipeline(dict(a=picture, b=picture))
+            assert np.array_equal(found['a'], found['b'])
 
     def test_reduced_labels_are_told_as_in_the_file(self, segmentation):
         dataset = segmentation([halves(1, 3)], zero=True)

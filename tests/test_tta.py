@@ -1,4 +1,6 @@
+import copy
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -6,11 +8,12 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData, PixelData
+from mmseg.models import SegTTAModel
 from mmseg.structures import SegDataSample
 
 from mmrecnext.configs import nodes, type_of
 from mmrecnext.errors import ConfigError
-from mmrecnext.tta import augment, flipped
+from mmrecnext.tta import augment, flipped, segmentation
 from mmrecnext.tta.detection import InstanceTTAModel
 from mmrecnext.tta.segmentation import SegmentorTTAModel
 
@@ -101,20 +104,66 @@ class TestInstances:
             assert found == pytest.approx([0.5, 0.4, 0.3])
 
 
+def seg_view(logits, **truth):
+    sample = SegDataSample()
+    sample.set_data({'seg_logits': PixelData(data=logits)})
+    sample.set_metainfo(dict(img_path='a.png'))
+    for name, data in truth.items():
+        sample.set_data({name: PixelData(data=data)})
+    return sample
+
+
+class Views(Model):
+    """A segmentor that gives logits of its own, and of no view before them."""
+
+    def __init__(self, logits, **settings):
+        super().__init__(**settings)
+        self.waiting = [*logits]
+        self.given = []
+
+    def test_step(self, data):
+        assert [*data] == ['inputs', 'data_samples']
+        assert all(data() is None for data in self.given)
+        logits = self.waiting.pop(0)
+        self.given += [weakref.ref(x) for x in logits]
+        return [
+            seg_view(x, gt_sem_seg=truth)
+            for x, truth in zip(logits, data['data_samples'], strict=True)
+        ]
+
+
 class TestSegments:
     def test_one_output_channel_is_through_the_sigmoid_already(self):
         head = Model(threshold=0.3)
         model = SegmentorTTAModel(module=Model(out_channels=1, decode_head=head))
-        views = []
-        for probabilities in ([0.1, 0.2, 0.9, 0.5], [0.1, 0.5, 0.7, 0.0]):
-            sample = SegDataSample()
-            data = torch.tensor([[probabilities]], dtype=torch.double)
-            sample.set_data({'seg_logits': PixelData(data=data)})
-            views.append(sample)
+        views = [
+            seg_view(torch.tensor([[probabilities]], dtype=torch.double))
+            for probabilities in ([0.1, 0.2, 0.9, 0.5], [0.1, 0.5, 0.7, 0.0])
+        ]
+        (one,) = model.merge_preds([copy.deepcopy(views[:1])])
+        assert one.pred_sem_seg.data.tolist() == [[[0, 0, 1, 1]]]
         (both,) = model.merge_preds([views])
         assert both.pred_sem_seg.data.tolist() == [[[0, 1, 1, 0]]]
-        (one,) = model.merge_preds([views[:1]])
-        assert one.pred_sem_seg.data.tolist() == [[[0, 0, 1, 1]]]
+
+    @pytest.mark.parametrize('at_once', [1, 2**20])
+    def test_several_classes_view_by_view(self, at_once, monkeypatch):
+        """Of two images, as MMSegmentation merges all at once, in any memory."""
+        monkeypatch.setattr(segmentation, 'ENLARGED_BYTES', at_once)
+        logits = torch.randn(3, 2, 5, 7, 9)  # of 3 views, 2 images
+        truth = torch.arange(6).view(3, 2, 1, 1, 1).expand(3, 2, 1, 7, 9)
+        views = [
+            [seg_view(x, gt_sem_seg=y) for x, y in zip(*pair, strict=True)]
+            for pair in zip(logits.clone(), truth, strict=True)
+        ]
+        reference = SegTTAModel(module=Model(out_channels=5))
+        expected = reference.merge_preds([*zip(*views, strict=True)])
+        module = Views([[*view.clone().unbind()] for view in logits])
+        batch = dict(inputs=[None] * 3, data_samples=[*truth])
+        found = SegmentorTTAModel(module=module).test_step(batch)
+        for own, other in zip(found, expected, strict=True):
+            assert torch.equal(own.pred_sem_seg.data, other.pred_sem_seg.data)
+            assert torch.equal(own.gt_sem_seg.data, other.gt_sem_seg.data)
+            assert own.img_path == 'a.png' and 'seg_logits' not in own
 
 
 def config(scope, model, **more):

@@ -105,9 +105,14 @@ class RecNeXtClassifier(RecNeXt):
         )
         self.in_chans = in_chans
         self.feature_info = [
-            dict(num_chs=channels, reduction=stride, module=f'stages.{i}')
-            for i, (channels, stride) in enumerate(
-                zip(self.out_channels, self.out_strides, strict=True)
+            # A stage without layers is no operation that could be named.
+            dict(
+                num_chs=channels,
+                reduction=stride,
+                module=f'stages.{i}' if i or self.arch.depths[0] else 'stem',
+            )
+            for i, channels, stride in zip(
+                self.out_indices, self.out_channels, self.out_strides, strict=True
             )
         ]
         self.head_drop = nn.Dropout(drop_rate)

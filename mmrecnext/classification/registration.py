@@ -30,6 +30,7 @@ from mmrecnext.classification.classifier import (
     Head,
     RecNeXtClassifier,
 )
+from mmrecnext.classification.features import feature_class
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.pretrained import (
     DROP_PATH_RATES,
@@ -222,6 +223,9 @@ def build_classifier(
         cfg = with_file(cfg)
     if not options.get('distillation') and not options.get('features_only'):
         options.setdefault('drop_path_rate', DROP_PATH_RATES.get(arch, 0.0))
+    if options.get('features_only'):
+        named = options.get('feature_cls', 'getter')
+        options['feature_cls'] = feature_class(named, options)
     try:
         model = build_model_with_cfg(
             RecNeXtClassifier,
@@ -229,7 +233,7 @@ def build_classifier(
             pretrained,
             pretrained_cfg=cfg,
             arch=arch,
-            feature_cfg=dict(feature_cls='getter', out_indices=(0, 1, 2, 3)),
+            feature_cfg=dict(out_indices=(0, 1, 2, 3)),
             pretrained_filter_fn=checkpoint_filter_fn,
             **options,
         )

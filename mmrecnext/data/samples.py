@@ -6,11 +6,12 @@ import logging
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any
 
 import numpy as np
+from mmcv.transforms import Compose as MMCVCompose
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.dist import is_main_process
@@ -35,10 +36,10 @@ class CheckedPipeline(Compose):
     """The pipeline of a dataset, which names the file that it cannot load.
 
     What is loaded must be whole, of the size that the annotations say, and hold labels
-    of the classes alone.
+    of the classes alone, also where transforms within others load it.
 
     Args:
-        transforms: those of the pipeline, built.
+        transforms: those of the pipeline, built; changed in place.
         num_classes: how many classes label maps may name; None for any.
         ignored: labels that are no class and may stand there.
     """
@@ -47,6 +48,15 @@ class CheckedPipeline(Compose):
         self.transforms = [*transforms]
         self.num_classes = num_classes
         self.ignored = ignored
+        for transform in self.transforms:
+            for part in pipelines_in(transform):
+                if not any(isinstance(t, CheckedPipeline) for t in part.transforms):
+                    inner = CheckedPipeline(part.transforms, num_classes, ignored)
+                    part.transforms = [inner]
+
+    def __iter__(self) -> Iterator[Callable]:
+        """Go through the transforms, as MMCV does for those that draw alike."""
+        return iter(self.transforms)
 
     def __call__(self, data: dict) -> dict | None:
         """Apply the transforms in turn.
@@ -67,9 +77,19 @@ class CheckedPipeline(Compose):
 
     def load(self, data: dict) -> dict | None:
         """Apply those alone that load."""
-        kinds = (LoadImageFromFile, LoadAnnotations)
-        loading = [t for t in self.transforms if isinstance(t, kinds)]
-        return CheckedPipeline(loading, self.num_classes, self.ignored)(data)
+        loaders = self.loaders()
+        return CheckedPipeline(loaders, self.num_classes, self.ignored)(data)
+
+    def loaders(self) -> list[Callable]:
+        """Return the transforms that load, each once, whatever they are within."""
+        found = []
+        for transform in self.transforms:
+            if isinstance(transform, LoadImageFromFile | LoadAnnotations):
+                found.append(transform)
+            for part in pipelines_in(transform):
+                for inner in part.transforms:
+                    found += inner.loaders()
+        return [*{repr(loader): loader for loader in found}.values()]
 
     def _load_picture(self, transform: LoadImageFromFile, data: dict) -> dict | None:
         path = data.get('img_path')
@@ -138,6 +158,15 @@ class CheckedPipeline(Compose):
             )
 
 
+def pipelines_in(transform: Callable) -> Iterator[Compose | MMCVCompose]:
+    """Yield the pipelines that a transform applies, such as the views of a test."""
+    for value in getattr(transform, '__dict__', {}).values():
+        values = value.values() if isinstance(value, dict) else value
+        for part in values if isinstance(value, dict | list | tuple) else [value]:
+            if isinstance(part, Compose | MMCVCompose):
+                yield part
+
+
 def check_loaded(dataset: BaseDataset, train: bool):
     """Have every dataset check what it loads, and load a sample at once.
 
@@ -168,7 +197,7 @@ def check_loaded(dataset: BaseDataset, train: bool):
 def _check_map_files(dataset: BaseDataset):
     """Check that each picture has a label map."""
     items = [dataset.get_data_info(i) for i in range(len(dataset))]
-    loads = any(getattr(t, 'with_seg', False) for t in dataset.pipeline.transforms)
+    loads = any(getattr(t, 'with_seg', False) for t in dataset.pipeline.loaders())
     maps = [x['seg_map_path'] for x in items if loads and x.get('seg_map_path')]
     if gone := missing(maps):
         folder = os.path.dirname(gone[0])

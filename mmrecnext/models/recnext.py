@@ -115,6 +115,24 @@ class Traced(nn.Module):
         return self.trace(x)
 
 
+def traced(module: nn.Module, model: RecNeXt) -> Traced:
+    """Trace a module that turns images into what a model makes of them.
+
+    Args:
+        module: the model, or one around it.
+        model: the model.
+
+    Raises:
+        OptionError: in training, of which a trace would record a step.
+    """
+    if model.training:
+        raise OptionError('torch.jit.script takes a RecNeXt in inference: `eval()`')
+    side = 2 * model.arch.strides[-1]
+    image = next(model.parameters()).new_zeros(1, model.in_channels, side, side)
+    with torch.no_grad():
+        return Traced(torch.jit.trace(module, image, check_trace=False, strict=False))
+
+
 @MMENGINE_MODELS.register_module()
 @MODELS.register_module()
 class RecNeXt(BaseModule):
@@ -275,12 +293,7 @@ class RecNeXt(BaseModule):
         Raises:
             OptionError: in training, which a trace would record a step of.
         """
-        if self.training:
-            raise OptionError('torch.jit.script takes a RecNeXt in inference: `eval()`')
-        side = 2 * self.arch.strides[-1]
-        image = next(self.parameters()).new_zeros(1, self.in_channels, side, side)
-        with torch.no_grad():
-            return Traced(torch.jit.trace(self, image, check_trace=False))
+        return traced(self, self)
 
     def train(self, mode: bool = True) -> RecNeXt:
         """Switch to training, frozen parts and ``norm_eval`` norms excepted.
