@@ -50,24 +50,25 @@ def test_pictures_are_read_for_people_to_look_at(tmp_path):
     assert picture.shape == (4, 6, 3) and (picture == 0x80).all()
 
 
+@pytest.fixture(scope='module')
+def segmented(shapes, tmp_path_factory):
+    root = tmp_path_factory.mktemp('unlabelled')
+    pictures = sorted((shapes / 'images/validation').glob('*.jpg'))
+    for folder, picture in zip('ab', pictures, strict=True):
+        place = root / 'data/images/validation' / folder
+        place.mkdir(parents=True)
+        shutil.copy(picture, place / '1.jpg')
+    options = ['--data-root', root / 'data', '--out', root / 'maps', '--tta']
+    options += ['--show-dir', root / 'shown', '--work-dir', root / 'work']
+    checkpoint = untrained(SEG, root)
+    return root, check(run_tool('tools/test.py', SEG, checkpoint, *options))
+
+
 class TestSegmentor:
     """Pictures of one name in two folders, without a label map."""
 
-    @pytest.fixture(scope='class')
-    def run(self, shapes, tmp_path_factory):
-        root = tmp_path_factory.mktemp('unlabelled')
-        pictures = sorted((shapes / 'images/validation').glob('*.jpg'))
-        for folder, picture in zip('ab', pictures, strict=True):
-            place = root / 'data/images/validation' / folder
-            place.mkdir(parents=True)
-            shutil.copy(picture, place / '1.jpg')
-        options = ['--data-root', root / 'data', '--out', root / 'maps', '--tta']
-        options += ['--show-dir', root / 'shown', '--work-dir', root / 'work']
-        checkpoint = untrained(SEG, root)
-        return root, check(run_tool('tools/test.py', SEG, checkpoint, *options))
-
-    def test_writes_a_label_map_of_each_picture(self, run):
-        root, _ = run
+    def test_writes_a_label_map_of_each_picture(self, segmented):
+        root, _ = segmented
         maps = sorted((root / 'maps').rglob('*.*'))
         assert [x.relative_to(root / 'maps').as_posix() for x in maps] == [
             'a/1.png',
@@ -80,40 +81,39 @@ class TestSegmentor:
             )
             assert labels.shape == picture.shape[:2] and labels.dtype == np.uint8
 
-    def test_draws_each_picture(self, run):
-        root, _ = run
+    def test_draws_each_picture(self, segmented):
+        root, _ = segmented
         shown = sorted((root / 'shown').rglob('*.*'))
         names = [x.relative_to(root / 'shown').as_posix() for x in shown]
         assert names == ['a/1.jpg', 'b/1.jpg']
 
-    def test_says_that_nothing_was_measured(self, run):
-        _, log = run
+    def test_says_that_nothing_was_measured(self, segmented):
+        _, log = segmented
         said = re.search(r'^sem_fpn\S*: nothing was measured: (\S+) has no', log, re.M)
         assert said and said[1].endswith('annotations/validation')
+
+
+@pytest.fixture(scope='module')
+def detected(shapes, tmp_path_factory):
+    root = tmp_path_factory.mktemp('unlabelled')
+    content = json.loads((shapes / 'annotations/instances_val2017.json').read_text())
+    content.pop('annotations')
+    listed = root / 'image_info.json'
+    listed.write_text(json.dumps(content))
+    out = root / 'out/found.json'
+    options = ['--data-root', shapes, '--out', out, '--work-dir', root / 'work']
+    options += ['--cfg-options', f'test_dataloader.dataset.ann_file={listed}']
+    options += ['model.test_cfg.rcnn.score_thr=0.0']
+    checkpoint = untrained(DET, root)
+    log = check(run_tool('tools/test.py', DET, checkpoint, *options))
+    return out, content, log
 
 
 class TestDetector:
     """A file that lists pictures and categories alone."""
 
-    @pytest.fixture(scope='class')
-    def run(self, shapes, tmp_path_factory):
-        root = tmp_path_factory.mktemp('unlabelled')
-        content = json.loads(
-            (shapes / 'annotations/instances_val2017.json').read_text()
-        )
-        content.pop('annotations')
-        listed = root / 'image_info.json'
-        listed.write_text(json.dumps(content))
-        out = root / 'out/found.json'
-        options = ['--data-root', shapes, '--out', out, '--work-dir', root / 'work']
-        options += ['--cfg-options', f'test_dataloader.dataset.ann_file={listed}']
-        options += ['model.test_cfg.rcnn.score_thr=0.0']
-        checkpoint = untrained(DET, root)
-        log = check(run_tool('tools/test.py', DET, checkpoint, *options))
-        return out, content, log
-
-    def test_writes_what_the_server_of_coco_takes(self, run):
-        out, content, _ = run
+    def test_writes_what_the_server_of_coco_takes(self, detected):
+        out, content, _ = detected
         for kind in ('bbox', 'segm'):
             found = json.loads(out.with_suffix(f'.{kind}.json').read_text())
             assert {x['image_id'] for x in found} == {
@@ -123,9 +123,9 @@ class TestDetector:
             assert found and {x['category_id'] for x in found} <= of_content
         assert {'counts', 'size'} <= found[0]['segmentation'].keys()
 
-    def test_says_that_nothing_was_measured(self, run):
+    def test_says_that_nothing_was_measured(self, detected):
         assert re.search(
-            r'^mask_rcnn\S*: nothing was measured: \S+json has', run[2], re.M
+            r'^mask_rcnn\S*: nothing was measured: \S+json has', detected[2], re.M
         )
 
 

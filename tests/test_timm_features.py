@@ -37,7 +37,7 @@ def small():
         yield
 
 
-@pytest.fixture(scope='module', params=['m0', 'a0', 't', 't_share_channel'])
+@pytest.fixture(scope='module', params=SMALL)
 def whole(request, small):
     """A classifier and its maps in inference, and its weights without the head."""
     torch.manual_seed(0)

@@ -163,29 +163,6 @@ class TestForwardIntermediates:
 
 
 @every_kind
-@torch.no_grad()
-def test_features_only(kind):
-    whole = timm.create_model(f'recnext_{kind}').eval()
-    state = whole.state_dict()
-    image = images(1, 3, 64, 96)
-    _, maps = whole.forward_intermediates(image)
-    for out_indices in ((0, 2), (-2, -1)):
-        features = timm.create_model(
-            f'recnext_{kind}', features_only=True, out_indices=out_indices
-        ).eval()
-        features.model.load_state_dict(
-            {k: v for k, v in state.items() if k in features.model.state_dict()}
-        )
-        found = features(image)
-        assert all(
-            torch.equal(x, maps[i]) for x, i in zip(found, out_indices, strict=True)
-        )
-        info = features.feature_info
-        assert info.channels() == [x.shape[1] for x in found]
-        assert info.reduction() == [ARCHS[kind].strides[i] for i in out_indices]
-
-
-@every_kind
 def test_gradient_checkpointing_changes_nothing(kind):
     def gradients(enable):
         model = small(kind).double().train()
