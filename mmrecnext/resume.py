@@ -250,7 +250,6 @@ class ResumeHook(Hook):
             return
         schedulers = bool(runner.param_schedulers) and not runner.new_schedule
         check_resumable(checkpoint, str(runner._load_from), schedulers)
-        checkpoint['meta'].pop('config', None)  # MMEngine would execute it
         folders = [_folder_of(hook, runner.work_dir) for hook in runner.hooks]
         checkpoint['message_hub'] = harmless(
             checkpoint['message_hub'], [folder for folder in folders if folder]

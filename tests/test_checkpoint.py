@@ -14,6 +14,7 @@ from torch import nn
 
 from mmrecnext import RecNeXt
 from mmrecnext.checkpoint import backbone_weights, load_network, read_checkpoint
+from mmrecnext.checkpoint.files import read_file
 from mmrecnext.checkpoint.sources import download_path
 from mmrecnext.errors import CheckpointError
 from mmrecnext.fusion import count_norms, fuse_conv_norms
@@ -294,6 +295,25 @@ def test_other_file(tmp_path):
     (tmp_path / 'page.pth').write_text('<html>404</html>')
     with pytest.raises(CheckpointError, match='is broken'):
         load(str(tmp_path / 'page.pth'))
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind'),
+    [
+        ('mine.py', 'a Python file, such as a config'),
+        ('notes.txt', 'a text file'),
+        ('A.JPG', 'a picture'),
+        ('m0.onnx', 'a model of ONNX'),
+    ],
+)
+def test_files_of_other_kinds_are_told_by_their_name(name, kind, tmp_path):
+    (tmp_path / name).write_bytes(b'a = 1')
+    with pytest.raises(CheckpointError, match=f'{name} is {kind}, and no checkpoint'):
+        read_file(tmp_path / name)
+
+
+def test_paths_are_taken_as_names_are(m0, save, tmp_path):
+    assert read_checkpoint(tmp_path / save({'model': m0}))['model'].keys() == m0.keys()
 
 
 BROKEN = {

@@ -9,7 +9,7 @@ from conftest import golden_weights
 from safetensors.torch import save_file
 
 from mmrecnext.checkpoint import read_checkpoint
-from mmrecnext.checkpoint.sources import download_path
+from mmrecnext.checkpoint.sources import check_source, download_path
 from mmrecnext.classification import load_classifier
 from mmrecnext.errors import CheckpointError
 from mmrecnext.pretrained import get_pretrained
@@ -161,6 +161,29 @@ def test_names_that_no_file_can_have_are_told_in_a_line(name, tmp_path, monkeypa
     (tmp_path / 'loop').symlink_to('loop')
     with pytest.raises(CheckpointError, match=r'there is no checkpoint|cannot be read'):
         read_checkpoint(name)
+
+
+@pytest.mark.parametrize(
+    ('name', 'told'),
+    [
+        ('run', 'run is a folder; name a file; run has epoch_1.pth, epoch_2.pth'),
+        ('run/epoch_3.pth', 'there is no checkpoint run/epoch_3.pth; run has epoch_1'),
+        ('none.pth', 'there is no checkpoint none.pth; this folder has no checkpoint'),
+        ('gone/none', 'there is no checkpoint gone/none; gone has no checkpoint'),
+        ('m3.in1k', 'there is no checkpoint m3.in1k, and no .* the tags of recnext_m3'),
+        ('suous/m9', 'there is no checkpoint suous/m9, and no weights .* recnext_m0'),
+    ],
+)
+def test_what_stands_in_the_place_of_a_checkpoint_is_told(
+    name, told, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'run').mkdir()
+    for file in ('epoch_2.pth', 'epoch_1.pth', 'run.log'):
+        (tmp_path / 'run' / file).touch()
+    for find in (read_checkpoint, check_source):
+        with pytest.raises(CheckpointError, match=f'^{told}'):
+            find(name)
 
 
 def test_two_urls_of_one_name_are_two_files():

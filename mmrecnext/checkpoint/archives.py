@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import sys
 import zipfile
@@ -22,6 +23,7 @@ from torch.serialization import default_restore_location
 
 from mmrecnext.checkpoint.pickles import (
     Meaning,
+    Name,
     NamesCode,
     Refused,
     check,
@@ -36,6 +38,9 @@ OLD_START = (0x1950A86A20F9469CFC6C, 1001)
 
 NAME_LENGTH = 26
 """Bytes before the length of its name, in the header of a record."""
+
+QUANTIZED = re.compile(r'torch\.(cuda\.)?QU?Int\d+(x\d+)?Storage')
+"""Types of numbers that stand for others, in files of PyTorch."""
 
 CHUNK = 2**18
 MAX_GROWTH = 4
@@ -153,6 +158,10 @@ def check_reference(reference: Any) -> tuple[torch.dtype, str, str, int]:
     kind, dtype, *rest = reference
     if kind == 'module':
         raise NamesCode(getattr(dtype, 'path', 'a module'))
+    check(
+        not (isinstance(dtype, Name) and QUANTIZED.fullmatch(dtype.path)),
+        'it holds a quantized tensor, and only plain tensors are read',
+    )
     check(
         type(dtype) is torch.dtype
         and [type(each) for each in rest[:3]] == [str, str, int]

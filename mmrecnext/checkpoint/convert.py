@@ -21,7 +21,7 @@ from mmrecnext.checkpoint.fit import (
     stem_of,
 )
 from mmrecnext.checkpoint.weights import HEAD, named_weights, some, without_prefix
-from mmrecnext.errors import CheckpointError
+from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.files import write_file
 from mmrecnext.fusion import fuse_conv_norms
 from mmrecnext.models import RecNeXt
@@ -47,9 +47,18 @@ def is_network(weights: Mapping[str, Tensor]) -> bool:
 
 
 def choose_form(weights: Mapping[str, Tensor], file: Path) -> str:
-    """Return the form that the name of the output asks for, of ``FORMS``."""
+    """Return the form that the name of the output asks for, of ``FORMS``.
+
+    Raises:
+        OptionError: for a name that tells none.
+    """
     if file.suffix in SUFFIXES:
         return SUFFIXES[file.suffix]
+    if file.suffix != '.pth':
+        raise OptionError(
+            f'{file} tells no form; names end in .pth, {", ".join(SUFFIXES)}, or the '
+            f'form is named by --to: {", ".join(FORMS)}'
+        )
     return 'network' if is_network(weights) else 'published'
 
 
@@ -195,6 +204,13 @@ def upgrade_network(
             that is missing or also has the dropped weights.
     """
     old = named_weights(checkpoint)
+    for prefix in drop:
+        if not any(key.startswith(prefix) for key in old):
+            parts = sorted({f'{key.split(".")[0]}.' for key in old})
+            raise OptionError(
+                f'drop: no key of {source} begins with {prefix}; they begin with '
+                f'{", ".join(parts)}'
+            )
     dropped = (UNUSED, *drop)
     weights = {k: v for k, v in old.items() if not k.startswith(dropped)}
     model_of(without_prefix(weights, BACKBONE), source)

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmrecnext.checkpoint.archives import ZIP, Archive, read_old
 from mmrecnext.checkpoint.pickles import NamesCode, Refused
 from mmrecnext.checkpoint.torchscript import is_torchscript, read_torchscript
-from mmrecnext.errors import CheckpointError
+from mmrecnext.errors import CheckpointError, printable
 
 LONGEST = 300
 """Letters of a message."""
@@ -24,6 +24,20 @@ NO_CHECKPOINTS = (
     (b'version https://git-lfs', ': a pointer of Git LFS in place of the file'),
 )
 """How files begin that are often taken for a checkpoint, and what they are."""
+
+
+PICTURE = 'a picture'
+TEXT = 'a text file'
+FOREIGN = {
+    '.py': 'a Python file, such as a config',
+    **dict.fromkeys(('.json', '.yaml', '.yml', '.txt', '.log', '.csv'), TEXT),
+    **dict.fromkeys(('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp'), PICTURE),
+    '.onnx': 'a model of ONNX',
+    '.engine': 'a model of TensorRT',
+    '.tflite': 'a model of TensorFlow',
+    '.h5': 'a file of HDF5, such as of Keras',
+}
+"""What files are by their names, if they cannot be read."""
 
 
 def read_file(path: str | os.PathLike, map_location: Any = None) -> Any:
@@ -54,11 +68,11 @@ def read_file(path: str | os.PathLike, map_location: Any = None) -> Any:
         raise
     except NamesCode as error:
         raise CheckpointError(
-            f'{path} is refused: loading it would execute code ({_printable(error)}). '
+            f'{path} is refused: loading it would execute code ({_told(error)}). '
             'Ask its author for a file of tensors and plain data only'
         ) from error
     except Refused as error:
-        raise CheckpointError(f'{path} is refused: {_printable(error)}') from error
+        raise CheckpointError(f'{path} is refused: {_told(error)}') from error
     except Exception as error:  # a spoilt file may raise anything
         raise CheckpointError(_explain(path, error)) from error
 
@@ -87,12 +101,14 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
     return load_file(path)
 
 
-def _printable(error: Exception) -> str:
+def _told(error: Exception) -> str:
     """Return a message fit for a terminal: parts of it a file may have chosen."""
-    return ''.join(c if c.isprintable() else '?' for c in str(error)[:LONGEST])
+    return printable(str(error)[:LONGEST])
 
 
 def _explain(path: Path, error: Exception) -> str:
+    if kind := FOREIGN.get(path.suffix.lower()):
+        return f'{path} is {kind}, and no checkpoint, such as a .pth or .safetensors'
     if 'map_location' in str(error):
         return f'{path} cannot be read on this machine: {str(error).splitlines()[0]}'
     with path.open('rb') as file:

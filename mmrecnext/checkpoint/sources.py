@@ -44,6 +44,12 @@ BUCKETS = ('s3://', 'petrel://')
 ALIASES = ('torchvision', 'modelzoo', 'open-mmlab', 'openmmlab', 'mmcls')
 """Schemes of MMEngine whose names are looked up in its tables."""
 
+CHECKPOINTS = ('.pth', '.pt', '.bin', '.safetensors', '.ckpt')
+"""What names of checkpoints end in."""
+
+MANY = 8
+"""Of many files, those that a message names."""
+
 HASHED = re.compile(r'[-_][0-9a-f]{8,}\.\w+$')
 """The end of a name that tells the content of the file, as of PyTorch's models."""
 
@@ -68,7 +74,7 @@ def register_loaders():
         CheckpointLoader.register_scheme(prefixes, loader=loader, force=True)
 
 
-def read_checkpoint(filename: str, map_location: Any = None) -> Any:
+def read_checkpoint(filename: str | os.PathLike, map_location: Any = None) -> Any:
     """Find a checkpoint, and read it without running code.
 
     The text of a config, which mmcv 1 saved, is left out: MMEngine would execute it on
@@ -86,12 +92,11 @@ def read_checkpoint(filename: str, map_location: Any = None) -> Any:
         CheckpointError: for a file that is missing, broken or names code, or weights
             that cannot be fetched.
     """
+    filename = os.fspath(filename)
     try:
         checkpoint = _read_safely(filename, map_location)
     except _Missing as error:
-        raise CheckpointError(
-            f'there is no checkpoint {filename}, and {error.__cause__}'
-        ) from error
+        raise CheckpointError(describe_missing(filename, error.__cause__)) from error
     if isinstance(checkpoint, dict) and isinstance(checkpoint.get('meta'), dict):
         checkpoint['meta'].pop('config', None)
     return checkpoint
@@ -218,9 +223,31 @@ def check_source(filename: str):
         try:
             get_pretrained(filename)
         except OptionError as error:
-            raise CheckpointError(
-                f'there is no checkpoint {filename}, and {error}'
-            ) from error
+            raise CheckpointError(describe_missing(filename, error)) from error
+
+
+def describe_missing(name: str, unpublished: Exception | None) -> str:
+    """Say what there is in place of a checkpoint that is no file.
+
+    Args:
+        name: of no file.
+        unpublished: what was raised when it was sought among the published ones.
+    """
+    folder, last = os.path.split(name)
+    is_path = last.endswith(CHECKPOINTS) or folder not in ('', HUB_OWNER)
+    if os.path.isdir(name):
+        folder, reason = name, f'{name} is a folder; name a file'
+    elif is_path:
+        reason = f'there is no checkpoint {name}'
+    else:
+        return f'there is no checkpoint {name}, and {unpublished}'
+    found = []
+    with suppress(OSError, ValueError):
+        found = sorted(n for n in os.listdir(folder or '.') if n.endswith(CHECKPOINTS))
+    if len(found) > MANY:
+        found[MANY:] = ['...']
+    there = f'{folder or "this folder"} has {", ".join(found) or "no checkpoint"}'
+    return f'{reason}; {there}'
 
 
 def download(url: str, folder: str | None = None) -> Path:
