@@ -301,6 +301,21 @@ class TestTool:
             said = capsys.readouterr().out
             assert f'{name}: {form}, recnext_m0, classifier of 1000 classes' in said
         assert read_file(tmp_path / 'new.bin').keys() == weights.keys()
+        for name in ('new.onnx', 'new'):
+            assert f'{name} tells no form; names end in .pth, ' in fails(
+                tmp_path / 'old.pth', tmp_path / name
+            )
+            assert not (tmp_path / name).exists()
+        assert 'names end in .safetensors of that form, and alone' in fails(
+            tmp_path / 'old.pth', tmp_path / 'x.safetensors', '--to', 'published'
+        )
+
+    def test_options_without_effect_are_refused(self, released, tmp_path, fails):
+        new = tmp_path / 'new.pth'
+        message = fails(released, new, '--drop', 'auxiliary.')
+        assert 'begins with auxiliary.; they begin with backbone., ' in message
+        assert '--ema is for classifiers' in fails(released, new, '--ema')
+        assert not new.exists()
 
     def test_backbone_of_a_network(self, released, weights, tmp_path, capsys):
         run_here(released, tmp_path / 'new.pth', '--to', 'published')

@@ -107,6 +107,13 @@ def test_no_config_that_is_read_is_overwritten(out, family, monkeypatch):
     assert {file: file.read_text() for file in family.iterdir()} == before
 
 
+@pytest.mark.parametrize('out', ['new', 'new/', 'new.txt', 'new.pth'])
+def test_what_is_named_like_no_config_is_not_written(out, family):
+    new = swap_backbone(family / 'child.py', 'm0')
+    with pytest.raises(ConfigError, match=r'no name of a config, which ends in \.py, '):
+        write_config(new, f'{family}/{out}')
+
+
 def test_what_cannot_be_read_back_replaces_nothing(family):
     new = swap_backbone(family / 'child.py', 'm0')
     new.model.backbone.norm_cfg = object()  # whose code is none

@@ -18,6 +18,11 @@ Batch norms that are merged cannot be told apart again: fused weights stay fused
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
 import argparse
 import os
 from collections.abc import Mapping
@@ -89,6 +94,10 @@ def main():
         raise OptionError(
             f'--config, --drop and --keep-optimizer are for networks, not for {form}'
         )
+    if (form == 'safetensors') != (file.suffix == '.safetensors'):
+        raise OptionError(f'{file}: names end in .safetensors of that form, and alone')
+    if args.ema and form == 'network':
+        raise OptionError('--ema is for classifiers, not for network')
     file.parent.mkdir(parents=True, exist_ok=True)
     if form != 'network':
         what = convert(checkpoint, form, file, args.checkpoint, args.ema)

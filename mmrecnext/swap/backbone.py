@@ -10,9 +10,10 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.utils import is_seq_of
 
 from mmrecnext.archs import NUM_STAGES, Arch, get_arch
-from mmrecnext.checkpoint.sources import check_source
+from mmrecnext.checkpoint.sources import check_source, existing_file
 from mmrecnext.cli import SYNCED_NORMS
 from mmrecnext.configs import (
     FRAMEWORKS,
@@ -71,6 +72,10 @@ def swap_backbone(
     """
     layout = get_arch(arch)
     init_cfg = initialisation(arch, pretrained)
+    if not isinstance(cfg, Config | Mapping | str | Path):
+        raise ConfigError(f'cfg is a config, or the name or path of one, got {cfg!r}')
+    if not (strides is None or is_seq_of(strides, int)):
+        raise OptionError(f'strides are a list of integers, got {strides!r}')
     if isinstance(cfg, str | Path):
         cfg = read_config(cfg)
     cfg = spell_out(copy.deepcopy(cfg if isinstance(cfg, Config) else Config({**cfg})))
@@ -138,7 +143,18 @@ def initialisation(arch: str | Mapping, pretrained: bool | str | None) -> dict |
             )
         pretrained = get_pretrained(arch).name
     check_source(str(pretrained))
+    check_published(arch, str(pretrained))
     return dict(type='Pretrained', checkpoint=str(pretrained))
+
+
+def check_published(arch: str | Mapping, name: str):
+    """Refuse published weights of another model."""
+    try:
+        weights = get_pretrained(name)
+    except OptionError:  # of a file or URL
+        return
+    if isinstance(arch, str) and weights.arch != arch and not existing_file(name):
+        raise OptionError(f'pretrained: {name} is of arch {weights.arch}, not {arch}')
 
 
 def find_owners(node: Mapping, path: str = 'model') -> Iterator[tuple[str, ConfigDict]]:

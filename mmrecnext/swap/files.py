@@ -5,15 +5,21 @@ from __future__ import annotations
 import ast
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.utils import is_installed
 
-from mmrecnext.configs import FRAMEWORKS, configs_of, locate, read_config
+from mmrecnext.configs import (
+    FRAMEWORKS,
+    SUFFIXES,
+    configs_of,
+    locate,
+    read_config,
+)
 from mmrecnext.errors import ConfigError
+from mmrecnext.files import atomic_write
 
 ABSENT = object()
 LINE = 70
@@ -144,10 +150,14 @@ def write_config(cfg: Config, out: str | Path, base: str | Path | None = None) -
         An empty string, or why the whole config was written.
 
     Raises:
-        ConfigError: where ``out`` is a config that is read, or what would be written
-            cannot be; a file that is there stays as it is.
+        ConfigError: where ``out`` is a config that is read or is not named like one,
+            or what would be written cannot be; a file that is there stays as it is.
     """
     out = Path(out)
+    if out.suffix not in SUFFIXES:
+        raise ConfigError(
+            f'out: {out} is no name of a config, which ends in {", ".join(SUFFIXES)}'
+        )
     base = base or cfg.filename
     reason = 'the config that was swapped is in no file'
     check_content(cfg._cfg_dict)
@@ -155,7 +165,8 @@ def write_config(cfg: Config, out: str | Path, base: str | Path | None = None) -
         file = locate(base)
         old = read_config(file)
         check_out(out, old)
-    with replacing(out) as new:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out) as new:
         if base:
             text = render_all(delta(plain(old), plain(cfg)))
             new.write_text(f'_base_ = {base_name(file, out)!r}\n\n{text}')
@@ -219,15 +230,3 @@ def python_bases(file: Path) -> Iterator[Path]:
                 folder = file.parents[base.level - 1]
                 found = folder / f'{base.module.replace(".", "/")}.py'
                 yield from (found, *python_bases(found))
-
-
-@contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """Give a file to write that becomes another, unless an error is raised."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_name(f'.{file.stem}-{os.getpid()}{file.suffix}')
-    try:
-        yield new
-        new.replace(file)
-    finally:
-        new.unlink(missing_ok=True)
