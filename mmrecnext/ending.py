@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 from mmengine.dist import is_main_process
 
+from mmrecnext.building import describe_misbuilt
 from mmrecnext.errors import UserError, printable
 from mmrecnext.stopping import Terminated, termination
+from mmrecnext_autoload import leave
 
 FILE_NAMES = (
     'filename',
@@ -36,6 +38,8 @@ def run(main: Callable[[], None]):
     """
     tool = Path(sys.argv[0]).name
     logging.raiseExceptions = False  # as where nobody reads the log on the terminal
+    if signal.getsignal(signal.SIGINT) is leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with termination.answered():
             main()
@@ -50,10 +54,13 @@ def run(main: Callable[[], None]):
         if isinstance(error, BrokenPipeError) and _output_is_gone():
             sys.exit(141)
         sys.exit(printable(f'{tool}: error: {describe(error)}'))
-    except Exception:
-        if not termination.arrived:
+    except Exception as error:
+        if termination.arrived:
+            _leave(143)  # the process that this one took its steps with has left
+        misbuilt = describe_misbuilt(error)
+        if misbuilt is None:
             raise
-        _leave(143)  # the process that this one took its steps with has left
+        sys.exit(printable(f'{tool}: error: {misbuilt}'))
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         _leave(0)
@@ -90,6 +97,8 @@ def describe(error: Exception) -> str:
         return str(error)
     reason = error.strerror or str(error) or type(error).__name__
     file = error.filename if error.filename is not None else _file_at_hand(error)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        reason = f'{reason}; name a folder'
     if file is None or str(file) in reason:
         return reason
     return f'{file}: {reason}'

@@ -1,5 +1,6 @@
 """What ends a tool is told in a line, and in its exit status."""
 
+import ast
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ from PIL import Image
 from mmrecnext.ending import run
 from mmrecnext.errors import ConfigError, UserError
 from mmrecnext.stopping import lock
+from mmrecnext_autoload import leave
 
 LAUNCHED = """
 import sys
@@ -127,6 +129,51 @@ def test_signals(ended):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     with pytest.raises(ZeroDivisionError):  # a fault of ours has its traceback
         run(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(('number', 'status'), [('SIGINT', 130), ('SIGTERM', 143)])
+def test_signals_while_a_tool_is_imported(number, status, tmp_path):
+    """Also where what is imported catches all exceptions."""
+    (tmp_path / 'some.py').write_text(
+        'import os, signal, time\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+        'from mmrecnext_autoload import answer_signals\n'
+        'answer_signals()\n'
+        'try:\n'
+        f'    os.kill(os.getpid(), signal.{number})\n'
+        '    time.sleep(9)\n'
+        'except BaseException:\n'
+        '    pass\n'
+    )
+    ended = subprocess.run(
+        [sys.executable, tmp_path / 'some.py'],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
+    assert (ended.returncode, ended.stderr) == (status, 'some.py: stopped\n')
+
+
+@pytest.mark.parametrize('tool', sorted((ROOT / 'tools').glob('*.py')), ids=str)
+def test_tools_answer_signals_before_anything_is_imported(tool):
+    body = ast.parse(tool.read_text()).body
+    if 'run(main)' not in ast.unparse(body[-1]):
+        return  # of the standard library alone
+    first = next(
+        x
+        for x in body[1:]
+        if not (isinstance(x, ast.ImportFrom) and x.module == '__future__')
+    )
+    assert 'answer_signals()' in ast.unparse(first)
+
+
+@pytest.mark.usefixtures('interruptible')
+def test_a_running_tool_answers_as_it_did(ended, monkeypatch):
+    signal.signal(signal.SIGINT, leave)
+    assert ended(lambda: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9)) == (
+        130,
+        'some.py: stopped',
+    )
 
 
 def test_readers_that_leave(ended, monkeypatch):

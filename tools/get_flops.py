@@ -8,6 +8,11 @@ pixel of its result).
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
 import argparse
 from dataclasses import dataclass
 

@@ -773,6 +773,8 @@ def main(argv: list[str] | None = None) -> None:
         written = make_shapes(out, settings)
     except OSError as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130, f'{parser.prog}: stopped: {out} is as it was\n')
     print(f'{out} written' if written else f'{out} is up to date')
     print(_report(out, settings))
 

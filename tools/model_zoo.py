@@ -7,6 +7,11 @@ configs/peers.yml. Parameters and multiply-adds in the metafile come from --meas
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
 import argparse
 import textwrap
 from importlib import import_module

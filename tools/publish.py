@@ -7,6 +7,11 @@ OUT_fused-HASH.pt (TorchScript), where HASH begins the SHA-256 of the file.
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
 import argparse
 import hashlib
 from collections.abc import Iterator

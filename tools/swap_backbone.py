@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
 import argparse
 import shutil
 import textwrap

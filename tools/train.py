@@ -1,6 +1,11 @@
 #!/usr/bin/env python
 """Train a detector or a segmentor."""
 
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
 import argparse
 import logging
 from pathlib import Path

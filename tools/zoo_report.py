@@ -7,6 +7,11 @@ trained for a step and predicts. The result is a report in Markdown.
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
 import argparse
 import multiprocessing
 import os
