@@ -23,6 +23,9 @@ from mmrecnext.options import (
 from mmrecnext.registry import MODELS
 
 NUM_STAGES = 4
+MOST_CHANNELS = 2**16
+MOST_BLOCKS = 1000
+"""Numbers beyond which nobody means a network: one of them takes all memory."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,16 @@ class Arch:
 
     def _check_stages(self):
         for name, choices, is_valid in (
-            ('dims', 'positive integers', lambda value: is_integer(value, 1)),
-            ('depths', 'integers, not negative', lambda value: is_integer(value, 0)),
+            (
+                'dims',
+                f'positive integers up to {MOST_CHANNELS}',
+                lambda value: is_integer(value, 1, MOST_CHANNELS),
+            ),
+            (
+                'depths',
+                f'integers from 0 to {MOST_BLOCKS}',
+                lambda value: is_integer(value, 0, MOST_BLOCKS),
+            ),
             ('mixers', 'dicts of settings', is_settings),
             ('mlp_ratios', 'positive', lambda value: is_number(value) and value > 0),
         ):

@@ -18,8 +18,10 @@ from mmrecnext.configs import load_config as load_config  # for the tools
 from mmrecnext.configs import nodes, type_of
 from mmrecnext.data import check_data
 from mmrecnext.ending import run as run  # for the tools
-from mmrecnext.errors import ConfigError
+from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.runner import leaf_datasets as leaf_datasets  # with it RecNeXtRunner
+from mmrecnext.settings import check_settings
+from mmrecnext.stopping import RANKS, check_launched
 
 # MMEngine reloads pkg_resources, which says each time that it will go.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -28,7 +30,7 @@ SYNCED_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
 """Batch norms of PyTorch, by its own name as well, and of MMCV that count across GPUs.
 """
 
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+LAUNCHERS = ('none', *RANKS)
 
 
 class SettingsAction(DictAction):
@@ -58,6 +60,19 @@ def file_to_write(path: str) -> str:
     if os.path.isdir(path):
         raise argparse.ArgumentTypeError(f'{path} is a folder; name a file')
     return path
+
+
+def check_device(name: str):
+    """Check that PyTorch knows and has a device.
+
+    Raises:
+        OptionError: where it has not.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(f'--device {name} cannot be used: {reason}') from error
 
 
 def add_config_arguments(parser: argparse.ArgumentParser):
@@ -114,6 +129,7 @@ def prepare(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
     Raises:
         ConfigError: where data are missing, or settings of what is to run.
     """
+    check_launched(args.launcher)
     check_settings(cfg, splits, args.config)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.launcher = args.launcher
@@ -124,22 +140,6 @@ def prepare(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
     check_data(cfg, splits, args.data_root)
     if not torch.cuda.is_available():
         fit_cpu(cfg)
-
-
-def check_settings(cfg: Config, splits: tuple[str, ...], name: str):
-    """Check that a config says how to run, not only what the model is.
-
-    Raises:
-        ConfigError: naming the settings that are missing.
-    """
-    needed = dict(
-        train=('train_dataloader', 'train_cfg', 'optim_wrapper'),
-        test=('test_dataloader', 'test_cfg'),
-    )
-    for split in needed.keys() & set(splits):
-        missing = [key for key in needed[split] if cfg.get(key) is None]
-        if missing:
-            raise ConfigError(f'{name} has no {" and no ".join(missing)}: add it')
 
 
 def fit_cpu(cfg: Config):

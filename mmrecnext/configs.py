@@ -16,7 +16,6 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.logging import print_log
-from mmengine.runner import Runner as MMEngineRunner
 from mmengine.utils import (
     get_installed_path,
     get_object_from_string,
@@ -25,12 +24,13 @@ from mmengine.utils import (
 )
 
 from mmrecnext.errors import ConfigError
+from mmrecnext.overrides import check_overrides
 
 FRAMEWORKS = {'mmdet': 'mmdet', 'mmseg': 'mmsegmentation'}
 """Default scopes that the tools know, and the distribution that each comes from."""
 
-NUMBERS_OR_WORDS = ('loss_scale',)
-"""Settings of a number whose place a word may take, such as ``dynamic``."""
+SUFFIXES = ('.py', '.yaml', '.yml', '.json')
+"""What names of configs end in."""
 
 
 def shipped(kind: str) -> Path:
@@ -56,8 +56,7 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
     import_modules(cfg)
     _check_framework(cfg, path)
     if options:
-        for option, value in options.items():
-            _check_option(cfg, option, value, options)
+        check_overrides(cfg, options)
         try:
             cfg.merge_from_dict(dict(options))
         except (AttributeError, KeyError, TypeError) as error:  # such as a=1 a.b=2
@@ -74,6 +73,10 @@ def read_config(name: str | Path) -> Config:
         ConfigError: for a config that is missing or broken.
     """
     file = locate(name)
+    if file.suffix not in SUFFIXES:
+        raise ConfigError(
+            f'{name} is no config, whose name would end in {", ".join(SUFFIXES)}'
+        )
     try:
         return spell_out(Config.fromfile(file, import_custom_modules=False))
     except Exception as error:
@@ -109,6 +112,11 @@ def locate(name: str | Path) -> Path:
         named = {x.name: x for x in found}
     if str(name) in named:
         return named[str(name)]
+    if not package and (elsewhere := _in_frameworks(file.name)):
+        raise ConfigError(
+            f'there is no config {name} in {folder}; did you mean '
+            f'{" or ".join(elsewhere)}?'
+        )
     sought = str(name) if package else file.name
     close = difflib.get_close_matches(sought, named, n=3, cutoff=0)
     raise ConfigError(
@@ -120,6 +128,16 @@ def locate(name: str | Path) -> Path:
 def configs_of(package: str) -> Path:
     """Return the folder of the configs that an installed framework ships."""
     return Path(get_installed_path(package)) / '.mim' / 'configs'
+
+
+def _in_frameworks(name: str) -> list[str]:
+    """Return by which names the frameworks ship configs that end in one."""
+    return [
+        f'{package}::{file.relative_to(configs_of(package)).as_posix()}'
+        for package in filter(is_installed, FRAMEWORKS)
+        for file in sorted(configs_of(package).rglob('*.py'))
+        if file.name == name
+    ]
 
 
 def spell_out(cfg: Config) -> Config:
@@ -236,53 +254,6 @@ def custom_modules(cfg: Config) -> list[str]:
             f"custom_imports: {wanted!r} is not as dict(imports=['my_module'])"
         )
     return list(modules)
-
-
-def _check_option(cfg: Config, option: str, value: Any, options: Mapping):
-    runner = inspect.signature(MMEngineRunner.__init__).parameters
-    extra = {'auto_scale_lr', 'tta_model', 'tta_pipeline', 'runner_type', 'compile'}
-    extra |= {'check_data'}
-    valid = sorted({*cfg, *runner, *extra} - {'self', 'cfg'})
-    place, *below = option.split('.')
-    if place not in valid:
-        close = difflib.get_close_matches(place, valid, n=1)
-        hint = f'did you mean {close[0]}?' if close else f'it has {", ".join(valid)}'
-        raise ConfigError(f'--cfg-options {option}: no such setting; {hint}')
-    if place not in cfg:
-        return
-    node = cfg[place]
-    for name in below:
-        if f'{place}._delete_' in options:
-            return
-        if isinstance(node, list):
-            if not (name.isdigit() and int(name) < len(node)):
-                raise ConfigError(
-                    f'--cfg-options {option}: {place} is a list, whose items are '
-                    f'0 to {len(node) - 1}'
-                )
-            node = node[int(name)]
-        elif not isinstance(node, dict):
-            raise ConfigError(
-                f'--cfg-options {option}: {place} is {node!r} and has no settings; to '
-                f'replace it, add {place}._delete_=True'
-            )
-        elif name in node:
-            node = node[name]
-        else:
-            # A new name may be meant here, but hardly one that is nearly there.
-            close = difflib.get_close_matches(name, node, n=1, cutoff=0.85)
-            if close:
-                raise ConfigError(
-                    f'--cfg-options {option}: {name} is new; did you mean {close[0]}?'
-                )
-            return
-        place = f'{place}.{name}'
-    is_number = isinstance(node, int | float) and not isinstance(node, bool)
-    word = isinstance(value, str) and option.split('.')[-1] not in NUMBERS_OR_WORDS
-    if is_number and word:
-        raise ConfigError(
-            f'--cfg-options {option}={value}: a number is needed, such as {node}'
-        )
 
 
 def nodes(tree: Any) -> Iterator[ConfigDict]:

@@ -21,10 +21,14 @@ def check_flag(name: str, value: Any):
     check_option(name, value, isinstance(value, bool), 'True or False')
 
 
-def is_integer(value: Any, least: int | None = None) -> bool:
-    """Tell whether a value is a whole number, no flag, and ``least`` or more."""
+def is_integer(value: Any, least: int | None = None, most: int | None = None) -> bool:
+    """Tell whether a value is a whole number, no flag, from ``least`` to ``most``."""
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return is_whole and (least is None or value >= least)
+    return (
+        is_whole
+        and (least is None or value >= least)
+        and (most is None or value <= most)
+    )
 
 
 def is_number(value: Any) -> bool:

@@ -12,6 +12,8 @@ from mmengine.fileio import get
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmrecnext.predictor import displayable
+
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 """Of pictures that OpenCV writes."""
 
@@ -111,6 +113,9 @@ def read_picture(path: str, size: tuple[int, int]) -> np.ndarray:
         ``[H, W, 3]``, uint8, RGB; turned as EXIF says if the model's was.
     """
     content = get(path)
+    whole = mmcv.imfrombytes(content, 'unchanged')
+    if whole.dtype != np.uint8 or whole.shape[2:] > (4,):  # EXIF turns none of these
+        return np.ascontiguousarray(displayable(whole)[..., ::-1])
     picture = mmcv.imfrombytes(content, channel_order='rgb')
     if picture.shape[:2] != tuple(size[:2]):
         flag = 'color_ignore_orientation'

@@ -13,14 +13,16 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.registry import HOOKS, OPTIM_WRAPPERS, RUNNERS
+from mmengine.registry import HOOKS, OPTIM_WRAPPERS, OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 
+from mmrecnext.building import describe_unknown, is_raised_in
+from mmrecnext.channels import check_channels
 from mmrecnext.checkpoint import OWN_READER, explained_misfit, named_weights
-from mmrecnext.checkpoint.weights import check_values
+from mmrecnext.checkpoint.weights import check_values, some
 from mmrecnext.data import DataHook, check_class_names, describe_empty
 from mmrecnext.data import leaf_datasets as leaf_datasets  # for the tools
-from mmrecnext.errors import ConfigError
+from mmrecnext.errors import CheckpointError, ConfigError
 from mmrecnext.files import atomic_write
 from mmrecnext.fusion import switch_to_deploy
 from mmrecnext.resume import ResumeHook, latest_checkpoint, settle_schedule
@@ -90,12 +92,24 @@ class ValuesHook(Hook):
         """Check the weights.
 
         Raises:
-            CheckpointError: see :func:`~mmrecnext.checkpoint.weights.check_values`.
+            CheckpointError: where none of them fits; and see
+                :func:`~mmrecnext.checkpoint.weights.check_values`.
         """
         model = runner.model
-        model = model.module if is_model_wrapper(model) else model
+        own = (model.module if is_model_wrapper(model) else model).state_dict()
         weights = named_weights(checkpoint)
-        check_values(model.state_dict(), weights, runner._load_from)
+        check_values(own, weights, runner._load_from)
+        # Elsewhere all must fit, and what does not is told.
+        to_fine_tune = not (runner.strict or runner._resume)
+        if to_fine_tune and not any(
+            name in own and own[name].shape == value.shape
+            for name, value in weights.items()
+        ):
+            raise CheckpointError(
+                f'nothing in {runner._load_from} fits the model of this config: it has '
+                f'{some(weights)}. Weights of a backbone or classifier are for '
+                'model.backbone.init_cfg, of the type Pretrained'
+            )
 
 
 @RUNNERS.register_module(name='RecNeXtRunner')
@@ -125,10 +139,28 @@ class Runner(MMEngineRunner):
         super().register_hook(saving_safely(hook), priority)
 
     def build_model(self, model):
-        """Build the model; a segmentor's predictions then take little memory."""
+        """Build the model; a segmentor's predictions then take little memory.
+
+        Raises:
+            ConfigError: where what follows a RecNeXt takes maps of other channels.
+        """
         model = super().build_model(model)
+        check_channels(model)
         bound_memory(model)
         return model
+
+    def build_optim_wrapper(self, optim_wrapper):
+        """Build the optimizer and what wraps it.
+
+        Raises:
+            ConfigError: where there is no such optimizer.
+        """
+        if isinstance(optim_wrapper, dict):
+            optimizer = optim_wrapper.get('optimizer')
+            kind = optimizer.get('type') if isinstance(optimizer, dict) else None
+            if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+                raise ConfigError(describe_unknown(kind, OPTIMIZERS))
+        return super().build_optim_wrapper(optim_wrapper)
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs):
@@ -142,11 +174,13 @@ class Runner(MMEngineRunner):
             check_class_names(dataloader['dataset'])
         try:
             loader = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             # So NumPy answers MMEngine when it packs the samples of an empty dataset.
-            if 'need at least one array' not in str(error):
+            if 'need at least one array' in str(error):
+                raise ConfigError(describe_empty(dataloader['dataset'])) from error
+            if not is_raised_in(error, 'mmengine.runner', 'torch.utils.data'):
                 raise
-            raise ConfigError(describe_empty(dataloader['dataset'])) from error
+            raise ConfigError(f'a data loader cannot be built: {error}') from error
         if len(loader.dataset) == 0:
             raise ConfigError(describe_empty(dataloader['dataset']))
         return loader

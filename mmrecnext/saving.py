@@ -10,6 +10,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.registry import HOOKS
 
+from mmrecnext.errors import ConfigError
 from mmrecnext.stopping import Terminated, termination
 
 
@@ -87,6 +88,13 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._remove_outdated()
 
     def _save_best_checkpoint(self, runner, metrics: dict):
+        wanted = getattr(self, 'key_indicators', ())
+        unknown = [key for key in wanted if key not in ('auto', *metrics)]
+        if metrics and unknown:
+            raise ConfigError(
+                f'save_best: there is no figure {", ".join(unknown)}; it is auto or of '
+                f'{", ".join(metrics)}'
+            )
         super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated()
 

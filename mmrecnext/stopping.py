@@ -22,6 +22,19 @@ except ImportError:  # on Windows
 LOCK = '.lock'
 """File in a work dir that its run holds a lock of, and that names the run."""
 
+RANKS = {
+    'pytorch': 'RANK',
+    'slurm': 'SLURM_PROCID',
+    'mpi': 'OMPI_COMM_WORLD_RANK',
+}
+"""Variables in which launchers number their processes."""
+
+STARTS = {
+    'pytorch': 'Use tools/dist_train.sh, or torchrun',
+    'slurm': 'Use tools/slurm_train.sh, or srun',
+    'mpi': 'Use mpirun',
+}
+
 _locked = {}
 
 
@@ -67,12 +80,22 @@ termination = Termination()
 
 def first_process(launcher: str = 'none') -> bool:
     """Tell whether this is the first process of a run, launched or not."""
-    rank = {
-        'pytorch': 'RANK',
-        'slurm': 'SLURM_PROCID',
-        'mpi': 'OMPI_COMM_WORLD_RANK',
-    }.get(launcher)
-    return os.environ.get(rank or '', '0') == '0'
+    return os.environ.get(RANKS.get(launcher, ''), '0') == '0'
+
+
+def check_launched(launcher: str):
+    """Check that a launcher has started this process.
+
+    Raises:
+        ConfigError: where it has not, naming what to start.
+    """
+    rank = RANKS.get(launcher)
+    if rank is not None and rank not in os.environ:
+        raise ConfigError(
+            f'--launcher {launcher}: the variable {rank} is not set, so that no '
+            f'{launcher} launcher has started this process. {STARTS[launcher]}; for a '
+            'single process leave --launcher out'
+        )
 
 
 def lock(folder: str):

@@ -235,6 +235,14 @@ class TestOptions:
         with pytest.raises(OptionError, match="'avg', or '' where num_classes is 0"):
             timm.create_model('recnext_m0', **options)
 
+    @pytest.mark.parametrize(
+        'options',
+        [dict(num_classes=-1), dict(distillation='no')],
+    )
+    def test_impossible_heads(self, options):
+        with pytest.raises(OptionError, match=f'^{next(iter(options))} is '):
+            RecNeXtClassifier(TINY, **options)
+
 
 class TestHead:
     def test_distillation_tells_both_results_in_training_alone(self):

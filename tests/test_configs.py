@@ -245,6 +245,10 @@ def test_bare_names_are_found_below_configs():
             'mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k.py',
             'closest are .*mmseg::pspnet/pspnet_r50-d8_4xb4-80k_ade20k-512x512.py',
         ),
+        (
+            'retinanet_r50_fpn_1x_coco.py',
+            r'did you mean mmdet::retinanet/retinanet_r50_fpn_1x_coco\.py\?',
+        ),
         ('nosuch::x.py', 'nosuch is no framework; those are mmdet and mmseg'),
     ],
 )

@@ -15,7 +15,7 @@ WRONG = [
     {1: 2}, {1, 2}, object, nn.Conv2d, [None] * 4, ['a'] * 4, [-1] * 4, torch.zeros(4),
 ]  # fmt: skip
 OPTIONS = dict(
-    in_channels=[4, '3'],
+    in_channels=[4, '3', 10**30],
     out_indices=[(3, 1), '0123', 2, (1.0,), (True,), ((0,),)],
     frozen_stages=[4, 5],
     norm_cfg=[
@@ -33,8 +33,8 @@ OPTIONS = dict(
 )
 SETTINGS = dict(
     base=['t', 't_share_channel', ['m0'], 3],
-    dims=[(16, 32, 64, 128), (8, 9, 32, 64), (1, 2, 4, 8)],
-    depths=[(0, 0, 0, 0), (1, 1, 1)],
+    dims=[(16, 32, 64, 128), (8, 9, 32, 64), (1, 2, 4, 8), (10**30,) * 4],
+    depths=[(0, 0, 0, 0), (1, 1, 1), (10**9,) * 4],
     mixers=[[dict(type='PartialChannels')] * 4, [dict(level=1)] * 4],
     mixer=[
         *(dict(type=kind) for kind in ('RecAttn', 'LinearAttn', 'RecNeXt', 'FPN', 3)),
@@ -82,3 +82,17 @@ def test_a_model_or_an_option_error(seed):
         maps, model.out_channels, model.out_strides, strict=True
     ):
         assert x.shape == (1, channels, -(-65 // stride), -(-97 // stride))
+
+
+@pytest.mark.parametrize(
+    ('images', 'got'),
+    [
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), 'torch.uint8'),
+        ([torch.zeros(3, 64, 64)], 'list'),
+        ('a.jpg', 'str'),
+    ],
+    ids=['bytes', 'list', 'name'],
+)
+def test_what_is_no_image_is_told(images, got):
+    with pytest.raises(TypeError, match=f'of a floating point type, got {got}'):
+        RecNeXt(TINY).eval()(images)

@@ -11,9 +11,9 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from mmrecnext import swap_backbone
-from mmrecnext.cli import check_settings
 from mmrecnext.configs import import_modules, load_config, read_config
 from mmrecnext.errors import ConfigError
+from mmrecnext.settings import check_settings
 from mmrecnext.swap import plain, write_config
 from mmrecnext.swap.measure import measure_backbone, measure_necks
 from mmrecnext.swap.trial import build_model

@@ -44,10 +44,12 @@ def test_pictures_of_one_name_have_files_of_their_own(paths, names):
 
 
 def test_pictures_are_read_for_people_to_look_at(tmp_path):
-    deep = np.full((4, 6), 0x8000, np.uint16)
+    deep = np.full((4, 6), 0x800, np.uint16)  # of 12 bits, as cameras give
+    deep[0] = 0xFFF
     cv2.imwrite(str(tmp_path / 'deep.png'), deep)
     picture = read_picture(str(tmp_path / 'deep.png'), (4, 6))
-    assert picture.shape == (4, 6, 3) and (picture == 0x80).all()
+    assert picture.shape == (4, 6, 3)
+    assert (picture[0] == 255).all() and (picture[1:] == 127).all()
 
 
 @pytest.fixture(scope='module')

@@ -10,6 +10,11 @@ measurements take the place of this: --growth and --startup.
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
 import argparse
 import json
 import os
@@ -17,6 +22,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # PyTorch's profiler talks a lot
 
@@ -49,7 +55,8 @@ from mmrecnext.benchmark.report import (
     tables,
 )
 from mmrecnext.benchmark.startup import measure_startup, startup_rows
-from mmrecnext.cli import file_to_write, run
+from mmrecnext.checkpoint.sources import check_source
+from mmrecnext.cli import check_device, file_to_write, run
 from mmrecnext.errors import OptionError
 from mmrecnext.files import write_file
 
@@ -246,16 +253,23 @@ def check(args: argparse.Namespace):
     if args.shape and len(args.shape) > 2 and not args.growth:
         raise OptionError(f'--shape takes one or two sides in pixels, got {args.shape}')
     for name in ('shape', 'batch', 'repeats'):
-        given = getattr(args, name) or [1]
-        least = given if isinstance(given, int) else min(given)
+        given = getattr(args, name)
+        least = min(given or [1]) if name != 'repeats' else given
         if least < 1:
             raise OptionError(f'--{name} is 1 or more, got {least}')
+    check_device(args.device)
     if args.clock == 'process' and torch.device(args.device).type != 'cpu':
         raise OptionError('--clock process counts the work of processors: --device cpu')
     for model in args.models:
         if (args.growth or args.startup) and kind_of(model) != 'recnext':
             raise OptionError(f'--growth and --startup take RecNeXts, got {model}')
+    if args.checkpoint:
+        check_source(args.checkpoint)
+        if all(kind_of(model) != 'config' for model in args.models):
+            raise OptionError('--checkpoint is for the model of a config: name one')
     check_picture(args.picture)
+    if args.out and not Path(args.out).absolute().parent.is_dir():
+        raise OptionError(f'--out {args.out}: there is no such folder')
 
 
 def show(args: argparse.Namespace, tables: Iterable[tuple], *remarks: str):

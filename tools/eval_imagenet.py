@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
 import argparse
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +20,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from mmrecnext.classification import load_classifier
-from mmrecnext.cli import add_ema_argument, run
+from mmrecnext.cli import add_ema_argument, check_device, run
 from mmrecnext.errors import ConfigError
 
 
@@ -53,12 +58,18 @@ def parse_args() -> argparse.Namespace:
         default='cuda' if torch.cuda.is_available() else 'cpu',
         help='[%(default)s]',
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.batch_size < 1:
+        parser.error('--batch-size is 1 or more')
+    if args.workers < 0:
+        parser.error('--workers is not negative')
+    return args
 
 
 def main():
     """Evaluate, and end with a line of figures."""
     args = parse_args()
+    check_device(args.device)
     images = read_folder(Path(args.data))
     model = load_classifier(args.model, args.checkpoint, args.ema)
     if model.num_classes != len(images.classes):

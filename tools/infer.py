@@ -8,6 +8,11 @@ as those of `test_dataloader`.
 
 from __future__ import annotations
 
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
 import argparse
 import json
 from collections.abc import Iterator, Sequence
@@ -19,7 +24,14 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from mmrecnext.cli import add_config_arguments, fit_cpu, load_config, run
+from mmrecnext.checkpoint.sources import check_source
+from mmrecnext.cli import (
+    add_config_arguments,
+    check_device,
+    fit_cpu,
+    load_config,
+    run,
+)
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import write_file
 from mmrecnext.predictor import Predictor, label_map_of
@@ -83,6 +95,10 @@ def main():
     """Predict, draw and write."""
     args = parse_args()
     check_device(args.device)
+    check_source(args.checkpoint)
+    for name in args.inputs:
+        if '://' in name:
+            raise ConfigError(f'{name} is not fetched: name files of this machine')
     files = [file for name in args.inputs for file in expand(Path(name))]
     out_dir = Path(args.out_dir)
     outputs = name_outputs(files, out_dir)
@@ -132,15 +148,6 @@ def describe_failure(file: Path, error: Exception) -> str:
         return str(error)
     first = next(iter(str(error).strip().splitlines()), '')
     return f'{file} cannot be predicted: {type(error).__name__}: {first}'
-
-
-def check_device(name: str):
-    """Refuse a device that PyTorch does not know or does not have."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f'--device {name} cannot be used: {reason}') from error
 
 
 def write_image(file: Path, image: np.ndarray):

@@ -1,6 +1,11 @@
 #!/usr/bin/env python
 """Evaluate a trained detector or segmentor on the test split of its config."""
 
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +13,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
+from mmrecnext.checkpoint.sources import check_source
 from mmrecnext.cli import (
     add_config_arguments,
     add_runner_arguments,
@@ -57,6 +63,7 @@ def main():
     """Evaluate, and end with a line of figures."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
+    check_source(args.checkpoint)
     check_out(cfg, args.out)
     if args.data_root:
         move_data_root(cfg, args.data_root)

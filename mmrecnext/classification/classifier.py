@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmrecnext.errors import OptionError
 from mmrecnext.fusion import affine
 from mmrecnext.models import RecNeXt
+from mmrecnext.options import check_flag, check_option, is_integer
 
 POOLINGS = ('avg', '')
 
@@ -146,7 +147,8 @@ class RecNeXtClassifier(RecNeXt):
             distillation: see the class; as before if left out.
 
         Raises:
-            OptionError: for an unknown pooling, or a head without any.
+            OptionError: for an impossible number, an unknown pooling, or a head
+                without any.
         """
         pool = self.global_pool if global_pool is None else global_pool
         if pool not in POOLINGS or (num_classes and not pool):
@@ -154,7 +156,14 @@ class RecNeXtClassifier(RecNeXt):
                 "global_pool is 'avg', or '' where num_classes is 0, got "
                 f'{pool!r} with num_classes {num_classes}'
             )
+        check_option(
+            'num_classes',
+            num_classes,
+            is_integer(num_classes, 0),
+            'a number of classes, 0 for no head',
+        )
         if distillation is not None:
+            check_flag('distillation', distillation)
             self.distillation = distillation
         self.global_pool = pool
         self.num_classes = num_classes

@@ -7,7 +7,6 @@ label maps looked at when they are loaded, a sample of them at once.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from mmengine.config import Config
@@ -17,6 +16,7 @@ from mmengine.registry import DefaultScope
 from mmrecnext.data.datasets import leaf_datasets
 from mmrecnext.data.files import check_paths, describe_empty
 from mmrecnext.data.hook import DataHook
+from mmrecnext.stopping import first_process
 
 __all__ = [
     'DataHook',
@@ -30,7 +30,8 @@ __all__ = [
 def check_data(cfg: Config, splits: tuple[str, ...], moved_to: str | None = None):
     """Check the files of the data, and annotations of COCO's format to the last.
 
-    ``check_data=False`` in the config leaves out the reading of annotations.
+    ``check_data=False`` in the config leaves out the reading of annotations, but for
+    the names of their classes: MMDetection would number what is left of others.
 
     Args:
         cfg: the config.
@@ -43,7 +44,7 @@ def check_data(cfg: Config, splits: tuple[str, ...], moved_to: str | None = None
     for split in splits:
         check_paths(cfg, split, moved_to)
     wanted = cfg.get('check_data', True) and cfg.get('default_scope') == 'mmdet'
-    if wanted and _is_first_process(cfg):
+    if wanted and first_process(cfg.get('launcher', 'none')):
         from mmrecnext.data.coco import check_annotations
 
         check_annotations(cfg, splits)
@@ -63,13 +64,3 @@ def check_class_names(dataset: Mapping):
         from mmrecnext.data.coco import check_dataset_names
 
         check_dataset_names(dataset)
-
-
-def _is_first_process(cfg: Config) -> bool:
-    """Tell whether no other process reads the same, before they know each other."""
-    rank = {
-        'pytorch': 'RANK',
-        'slurm': 'SLURM_PROCID',
-        'mpi': 'OMPI_COMM_WORLD_RANK',
-    }.get(cfg.get('launcher', 'none'), '')
-    return os.environ.get(rank, '0') == '0'

@@ -267,6 +267,12 @@ class RecNeXt(BaseModule):
         """
         if is_symbolic():
             return self.extract(x)
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(
+                f'RecNeXt takes images as a tensor [N, {self.in_channels}, H, W] of a '
+                f'floating point type, got {got}'
+            )
         if x.dim() != 4 or x.size(1) != self.in_channels or 0 in x.shape[2:]:
             raise ValueError(
                 f'RecNeXt takes images [N, {self.in_channels}, H, W], '

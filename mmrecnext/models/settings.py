@@ -10,14 +10,15 @@ import torch
 from mmengine.model.weight_init import PretrainedInit
 from torch import nn
 
-from mmrecnext.archs import NUM_STAGES, Arch
+from mmrecnext.archs import MOST_CHANNELS, NUM_STAGES, Arch
 from mmrecnext.errors import OptionError
 from mmrecnext.options import check_option, is_integer, is_number, is_settings
 
 INIT_CFG = (
     'None, a dict with the `type` of an initialiser, or a list of them; of the type '
-    'Pretrained with the `checkpoint`, a string'
+    'Pretrained with the `checkpoint`, a string, perhaps `prefix` and `map_location`'
 )
+PRETRAINED = {'type', 'checkpoint', 'prefix', 'map_location'}
 NORM_CFG = (
     'a dict with the `type` of a norm layer of maps, such as BN, SyncBN, GN or IN, '
     'and its options'
@@ -28,8 +29,9 @@ def check_options(
     arch: Arch, in_channels: Any, out_indices: Any, frozen_stages: Any, stride: Any
 ):
     """Check what counts channels, stages or pixels, for a model of ``arch``."""
-    is_valid = is_integer(in_channels, 1)
-    check_option('in_channels', in_channels, is_valid, 'a positive integer')
+    is_valid = is_integer(in_channels, 1, MOST_CHANNELS)
+    choices = f'an integer from 1 to {MOST_CHANNELS}'
+    check_option('in_channels', in_channels, is_valid, choices)
     indices = [*out_indices] if isinstance(out_indices, Iterable) else []
     check_option(
         'out_indices',
@@ -67,7 +69,7 @@ def check_init_cfg(init_cfg: Any):
     for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
         is_valid = is_settings(cfg) and 'type' in cfg
         if is_valid and cfg['type'] in ('Pretrained', PretrainedInit):
-            is_valid = isinstance(cfg.get('checkpoint'), str)
+            is_valid = isinstance(cfg.get('checkpoint'), str) and {*cfg} <= PRETRAINED
         check_option('init_cfg', init_cfg, is_valid, INIT_CFG)
 
 
