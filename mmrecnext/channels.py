@@ -46,23 +46,22 @@ def _taken(
     neck = getattr(owner, 'neck', None)
     if hasattr(neck, 'lateral_convs') and hasattr(neck, 'in_channels'):
         yield 'neck.in_channels', list(neck.in_channels), list(channels)
-    if neck is not None:
-        return
+    maps = len(channels) if neck is None else getattr(neck, 'num_outs', None)
     for part in ('decode_head', 'auxiliary_head'):
         head = getattr(owner, part, None)
         index = getattr(head, 'in_index', None)
-        last = max(index, default=0) if isinstance(index, list | tuple) else index
-        if last is not None and last >= len(channels):
+        if index is None or maps is None:
+            continue
+        index = [index] if isinstance(index, int) else list(index)
+        if max(index) >= maps:
             raise ConfigError(
-                f'model.{part}.in_index={index}, and the backbone gives '
-                f'{len(channels)} maps, counted from 0'
+                f'model.{part}.in_index={head.in_index}, and it is given {maps} maps, '
+                'counted from 0'
             )
-        if isinstance(index, int) and isinstance(head.in_channels, int):
-            yield f'{part}.in_channels', [head.in_channels], [channels[index]]
-        elif isinstance(index, list | tuple) and head.input_transform:
-            given = [channels[i] for i in index]
+        if neck is None:
             taken = head.in_channels
             taken = [taken] if isinstance(taken, int) else list(taken)
+            given = [channels[i] for i in index]
             if head.input_transform == 'resize_concat':
                 taken, given = [sum(taken)], [sum(given)]
             yield f'{part}.in_channels', taken, given

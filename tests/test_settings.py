@@ -242,7 +242,9 @@ class TestChannels:
                 r'^model\.neck\.in_channels=\[64, 128\], .* of \[40, 80, 160, 320\]',
             ),
             (
-                dict(decode_head=dict(in_channels=2048, in_index=3)),
+                dict(
+                    decode_head=dict(in_channels=2048, in_index=3, input_transform=None)
+                ),
                 r'^model\.decode_head\.in_channels=\[2048\], .* of \[320\] channels',
             ),
             (
@@ -265,6 +267,10 @@ class TestChannels:
             (
                 dict(decode_head=dict(in_channels=320, in_index=4)),
                 r'^model\.decode_head\.in_index=4, .* 4 maps, counted from 0',
+            ),
+            (
+                dict(neck=dict(num_outs=4), decode_head=dict(in_index=[0, 1, 2, 7])),
+                r'^model\.decode_head\.in_index=\[0, 1, 2, 7\], .* 4 maps, ',
             ),
         ],
     )
