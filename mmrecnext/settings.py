@@ -19,6 +19,7 @@ NEEDED = {
 
 LOOP = {'max_epochs': 1, 'max_iters': 1, 'val_interval': 1, 'val_begin': 0}
 LOADER = {'batch_size': 1, 'num_workers': 0, 'prefetch_factor': 1}
+LOG_LEVELS = ('CRITICAL', 'ERROR', 'WARNING', 'INFO', 'DEBUG')
 MODES = ('whole', 'slide')
 IOU_METRICS = ('mIoU', 'mDice', 'mFscore')
 HOOK = {'interval': -1}
@@ -43,6 +44,12 @@ def check_settings(cfg: Config, splits: Sequence[str], name: str):
         missing = [key for key in NEEDED[split] if cfg.get(key) is None]
         if missing:
             raise ConfigError(f'{name} has no {" and no ".join(missing)}: add it')
+    if not isinstance(cfg.get('model', {}), Mapping):
+        raise ConfigError(f'model is a dict of settings, got {cfg.model!r}')
+    if cfg.get('log_level', 'INFO') not in LOG_LEVELS:
+        raise ConfigError(
+            f'log_level is one of {", ".join(LOG_LEVELS)}, got {cfg.log_level!r}'
+        )
     for split in ('val', 'test'):
         parts = [f'{split}_{part}' for part in ('dataloader', 'cfg', 'evaluator')]
         missing = [part for part in parts if cfg.get(part) is None]

@@ -2,17 +2,21 @@
 
 from argparse import Namespace
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import Registry
+from mmseg.datasets.transforms import LoadAnnotations
 from torch import nn
 
 from mmrecnext import RecNeXt
 from mmrecnext.building import describe_misbuilt
 from mmrecnext.channels import check_channels
 from mmrecnext.cli import check_device, prepare
-from mmrecnext.errors import CheckpointError, ConfigError, OptionError
+from mmrecnext.data.samples import CheckedPipeline
+from mmrecnext.errors import CheckpointError, ConfigError, DataError, OptionError
 from mmrecnext.overrides import check_overrides
 from mmrecnext.runner import Runner, ValuesHook
 from mmrecnext.saving import CheckpointHook
@@ -85,6 +89,8 @@ def test_what_loaders_cannot_have_together_is_told(field, value, message):
             dict(val_evaluator=None),
             r'val_cfg, val_evaluator go together: mine\.py has no val_evaluator\. Add',
         ),
+        (dict(model='mask_rcnn'), "^model is a dict of settings, got 'mask_rcnn'"),
+        (dict(log_level='LOUD'), "^log_level is one of CRITICAL, .*, got 'LOUD'"),
         (dict(test_cfg=dict()), 'no test_dataloader and no test_evaluator'),
         (
             dict(model=dict(decode_head=dict(), test_cfg=dict(mode='slid'))),
@@ -287,6 +293,15 @@ def test_fine_tuning_from_what_does_not_fit_at_all_is_refused():
     for weights in ({'head.weight': torch.zeros(2)}, {'weight': torch.zeros(3, 3)}):
         with pytest.raises(CheckpointError, match=r'nothing in x\.pth fits .*init_cfg'):
             ValuesHook().after_load_checkpoint(runner, weights)
+
+
+def test_label_maps_counted_in_two_ways_are_not_called_unreadable(tmp_path):
+    path = str(tmp_path / 'map.png')
+    cv2.imwrite(path, np.ones((8, 8), np.uint8))
+    results = dict(seg_map_path=path, reduce_zero_label=False, seg_fields=[])
+    steps = [LoadAnnotations(reduce_zero_label=True)]
+    with pytest.raises(DataError, match=r'map\.png .*`reduce_zero_label` is True'):
+        CheckedPipeline(steps, 2, {255})(results)
 
 
 def test_what_no_data_loader_takes_is_told():

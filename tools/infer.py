@@ -95,7 +95,6 @@ def main():
     """Predict, draw and write."""
     args = parse_args()
     check_device(args.device)
-    check_source(args.checkpoint)
     for name in args.inputs:
         if '://' in name:
             raise ConfigError(f'{name} is not fetched: name files of this machine')
@@ -105,6 +104,7 @@ def main():
     cfg = load_config(args.config, args.cfg_options)
     if args.label_maps and cfg.default_scope != 'mmseg':
         raise ConfigError('--label-maps: only segmentors have label maps')
+    check_source(args.checkpoint)
     fit_cpu(cfg)
     predictor = Predictor(
         cfg, args.checkpoint, args.device, args.score_thr, args.deploy

@@ -63,7 +63,6 @@ def main():
     """Evaluate, and end with a line of figures."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
-    check_source(args.checkpoint)
     check_out(cfg, args.out)
     if args.data_root:
         move_data_root(cfg, args.data_root)
@@ -71,6 +70,7 @@ def main():
     if missing:
         leave_out_annotations(cfg, missing, args.out)
     prepare(cfg, args, splits=('test',))
+    check_source(args.checkpoint)
     cfg.load_from = args.checkpoint
     if 'backbone' in cfg.model:
         cfg.model.backbone.init_cfg = None  # the checkpoint holds it

@@ -345,7 +345,7 @@ def _unreadable(what: str, path: Any, error: Exception) -> str:
             return f'the {what} {path} is empty'
         if os.path.isfile(path) and (reason := cut_short(path)):
             return f'the {what} {path} is cut short ({reason})'
-    if isinstance(error, AssertionError):
+    if isinstance(error, AssertionError) and 'reduce_zero_label' not in str(error):
         return f'the {what} {path} cannot be read: it is of no format that is known'
     told = f'{error}'.strip().splitlines() or ['']
     return f'the {what} {path} cannot be read ({type(error).__name__}: {told[0]})'
