@@ -12,6 +12,7 @@ from mmrecnext.archs import NUM_STAGES, Arch
 from mmrecnext.fusion import conv_of, conv_then_norm, fuse_whole, norm_then_conv
 from mmrecnext.models.settings import build_norm
 from mmrecnext.ops import fast_paths
+from mmrecnext.ops.batch_norm import Normed, apply_norm
 from mmrecnext.ops.conv import conv_gelu, mix_channels
 from mmrecnext.ops.depthwise import DepthwiseConv2d
 from mmrecnext.ops.recompute import is_gelu, lean, same
@@ -37,7 +38,7 @@ def dilate(module: nn.Module, dilation: int):
             conv.padding = tuple(dilation * reach for reach in conv.padding)
 
 
-class ConvNorm(nn.Sequential):
+class ConvNorm(Normed):
     """Convolution (padded to keep ``ceil(size / stride)``), then a norm."""
 
     def __init__(
@@ -155,7 +156,7 @@ class Downsample(nn.Module):
 
     def reduce(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the smaller map, once to mix its channels and once to add."""
-        x = self.norm(self.token_mixer(x))
+        x = apply_norm(self.norm, self.token_mixer(x))
         return x, x
 
     def fold_norm(self):
@@ -256,10 +257,10 @@ class Block(nn.Module):
     def mix_tokens(self, x: Tensor, *attended: Tensor) -> tuple[Tensor, ...]:
         """Return the mixed map, and what later blocks are to reuse of it, if any."""
         if isinstance(self.token_mixer, SharedChannels):
-            return (self.norm(self.token_mixer(x, attended)),)
+            return (apply_norm(self.norm, self.token_mixer(x, attended)),)
         mixed = self.token_mixer(x)
         new = [mixed[:, : self.token_mixer.split[0]]] if self.shares else []
-        return self.norm(mixed), *new
+        return apply_norm(self.norm, mixed), *new
 
     def fold_norm(self):
         """Merge the norm into the 1x1 convolution behind it, for inference."""

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mmrecnext.ops import fast_paths
-from mmrecnext.ops.batch_norm import normalize, statistics
+from mmrecnext.ops.batch_norm import (
+    Normed,
+    is_plain,
+    laid_out,
+    norm_backward,
+    normalize,
+    statistics,
+)
 from mmrecnext.ops.depthwise import DepthwiseConv2d
 from mmrecnext.ops.replay import Moment
 
@@ -151,7 +158,7 @@ def parse(chain: nn.Module) -> list[Layer] | None:
 
 def is_sequence(module: nn.Module) -> bool:
     """Tell whether a module does what its parts do, one after the other."""
-    return type(module).forward is nn.Sequential.forward
+    return type(module).forward in (nn.Sequential.forward, Normed.forward)
 
 
 def is_conv_norm(*steps: nn.Module) -> bool:
@@ -163,11 +170,8 @@ def is_conv_norm(*steps: nn.Module) -> bool:
         type(conv) in CONVOLUTIONS
         and conv.padding_mode == 'zeros'
         and not isinstance(conv.padding, str)
-        and type(norm) is nn.BatchNorm2d
-        and norm.affine
-        and norm.track_running_stats
-        and norm.weight.dtype in (torch.float32, torch.float64)
-        and 'weight' not in {**vars(conv), **vars(norm)}
+        and is_plain(norm)
+        and 'weight' not in vars(conv)
     )
 
 
@@ -202,16 +206,14 @@ class _Link(NamedTuple):
         )
 
     def norm_backward(self, grad: Tensor, mask: Sequence[bool]):
-        return aten.native_batch_norm_backward(
-            _laid_out(grad, self.y),
+        return norm_backward(
+            grad,
             self.y,
             self.scale,
             self.mean,
-            self.invstd.square().reciprocal() - self.eps,
-            self.mean,
             self.invstd,
-            self.by_batch,
             self.eps,
+            self.by_batch,
             [True, *mask],
         )
 
@@ -330,7 +332,7 @@ def _chain_backward(
         link, before = links[i], links[i - 1] if i else None
         mask = needed[4 * i : 4 * i + 4]
         if link.gelu:
-            grad = aten.gelu_backward(_laid_out(grad, normal), normal)
+            grad = aten.gelu_backward(laid_out(grad, normal), normal)
         grad, *norm_grads = link.norm_backward(grad, mask[2:])
         source = x.detach()
         if before is not None:
@@ -341,10 +343,3 @@ def _chain_backward(
         grad, *conv_grads = link.conv_backward(grad, source, mask)
         weight_grads = [*conv_grads, *norm_grads, *weight_grads]
     return grad, weight_grads
-
-
-def _laid_out(x: Tensor, like: Tensor) -> Tensor:
-    """Return ``x`` dense, in the order that the elements of ``like`` have in memory."""
-    if like.is_contiguous(memory_format=torch.channels_last):
-        return x.contiguous(memory_format=torch.channels_last)
-    return x.contiguous()
