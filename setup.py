@@ -62,7 +62,7 @@ setup(
         'seg': SEGMENTATION,
         'timm': TIMM,
         'lite': ['mmcv-lite>=2.0.0,<2.2.0'],
-        'dev': ['pytest', 'pytest-xdist', 'ruff'],
+        'dev': ['pytest', 'pytest-timeout', 'pytest-xdist', 'ruff'],
         'all': [*DETECTION, *SEGMENTATION, *TIMM],
     },
     classifiers=[
