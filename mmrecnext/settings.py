@@ -20,6 +20,7 @@ NEEDED = {
 LOOP = {'max_epochs': 1, 'max_iters': 1, 'val_interval': 1, 'val_begin': 0}
 LOADER = {'batch_size': 1, 'num_workers': 0, 'prefetch_factor': 1}
 LOG_LEVELS = ('CRITICAL', 'ERROR', 'WARNING', 'INFO', 'DEBUG')
+SEGMENTORS = ('EncoderDecoder', 'CascadeEncoderDecoder')
 MODES = ('whole', 'slide')
 IOU_METRICS = ('mIoU', 'mDice', 'mFscore')
 HOOK = {'interval': -1}
@@ -76,7 +77,7 @@ def check_settings(cfg: Config, splits: Sequence[str], name: str):
                 f'{normalised["std"]!r}'
             )
         mode = (node.get('test_cfg') or {}).get('mode', 'whole')
-        if 'decode_head' in node and mode not in MODES:
+        if type_of(node) in SEGMENTORS and mode not in MODES:
             raise ConfigError(f'test_cfg.mode is {" or ".join(MODES)}, got {mode!r}')
     for split in splits:
         for metric in nodes(cfg.get(f'{split}_evaluator')):

@@ -93,7 +93,7 @@ def test_what_loaders_cannot_have_together_is_told(field, value, message):
         (dict(log_level='LOUD'), "^log_level is one of CRITICAL, .*, got 'LOUD'"),
         (dict(test_cfg=dict()), 'no test_dataloader and no test_evaluator'),
         (
-            dict(model=dict(decode_head=dict(), test_cfg=dict(mode='slid'))),
+            dict(model=dict(type='EncoderDecoder', test_cfg=dict(mode='slid'))),
             r"^test_cfg\.mode is whole or slide, got 'slid'",
         ),
         (dict(custom_hooks=['EMAHook']), "list of dicts, got 'EMAHook' in it"),
@@ -115,6 +115,7 @@ def test_possible_settings_pass():
         custom_hooks=[dict(type='EMAHook')],
         model__data_preprocessor=dict(std=[58.4, 57.1, 57.4]),
         model__init_cfg=dict(type='Normal', mean=0, std=0.01),
+        model__depth=dict(type='DepthEstimator', test_cfg=dict(mode='slide_flip')),
         val_evaluator=dict(type='IoUMetric', iou_metrics=['mIoU', 'mDice']),
         train_cfg__max_epochs=12.0,
         train_cfg__val_begin=0,
