@@ -17,13 +17,13 @@ DATA = Path(__file__).parent / 'data'
 torch.set_num_threads(1)  # a process of pytest-xdist has a core of its own
 sys.path.append(str(ROOT / 'tools'))  # a tool may import another
 
-# Processes started from here keep the memory of maps for the next ones. On a virtual
-# machine, to give it back and be given other, page by page, can take several times as
-# long as what is computed.
+# Processes started from here keep the memory of maps for the next ones, but of large
+# ones. On a virtual machine, to give it back and be given other, page by page, can take
+# several times as long as what is computed.
 for name, value in dict(
-    MALLOC_ARENA_MAX='1', MALLOC_MMAP_MAX_='0', MALLOC_TRIM_THRESHOLD_=str(2**40)
+    MALLOC_ARENA_MAX=1, MALLOC_MMAP_THRESHOLD_=2**25, MALLOC_TRIM_THRESHOLD_=2**40
 ).items():
-    os.environ.setdefault(name, value)
+    os.environ.setdefault(name, str(value))
 
 if not torch.cuda.is_available():
     # Before anything imports Triton: its kernels then run on the CPU.
