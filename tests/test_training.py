@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from conftest import SMALL
+from test_fusion import randomise
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -198,13 +199,32 @@ def test_data_parallel_hooks_see_every_gradient(tmp_path):
         assert torch.allclose(p.grad, q.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_gradients_of_gradients_are_refused():
-    model = RecNeXt(SMALL['m0']).train()
-    image = torch.randn(2, 3, 64, 64, requires_grad=True)
-    loss = sum(x.square().mean() for x in model(image))
-    (grad,) = torch.autograd.grad(loss, image, create_graph=True)
-    with pytest.raises(RuntimeError, match='once_differentiable'):
-        grad.sum().backward()
+@pytest.mark.parametrize(
+    'options',
+    [{}, dict(with_cp=True), dict(norm_eval=True), dict(frozen_stages=1)],
+    ids=str,
+)
+@pytest.mark.parametrize('base', ['m0', 'a0', 't_share_channel'])
+def test_gradients_of_gradients(base, options):
+    """Of a penalty on gradients of the image, and of one on those of a sum."""
+
+    def step(form):
+        torch.manual_seed(0)
+        model = randomise(RecNeXt(SMALL[base], **options)).double().train()
+        image = torch.randn(2, 3, 65, 97, dtype=torch.float64, requires_grad=True)
+        with fast_paths.off() if form == 'plain' else nullcontext():
+            maps = model(image)
+        loss = sum(x.square().mean() for x in maps)
+        (grad,) = torch.autograd.grad(loss, image, create_graph=True)
+        (slope,) = torch.autograd.grad(maps[-1].sum(), image, create_graph=True)
+        (loss + grad.square().sum() + 1e-3 * slope.square().sum()).backward()
+        named = [*model.named_parameters(), ('image', image)]
+        return {name: p.grad for name, p in named if p.requires_grad}, model
+
+    (plain, one), (lean, other) = step('plain'), step('lean')
+    assert_same_gradients(lean, plain, 1e-9, floor=1e-3)
+    for x, y in zip(one.buffers(), other.buffers(), strict=True):
+        assert torch.allclose(x, y, rtol=1e-12, atol=1e-12)  # learnt from once
 
 
 def test_changed_parameters_are_noticed():

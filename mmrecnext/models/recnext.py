@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 
 import torch
@@ -99,8 +99,21 @@ def recomputed(block: nn.Module) -> Callable:
         checkpoint,
         block,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), Moment([block]).restored()),
+        context_fn=lambda: (nullcontext(), AsItWas(block)),
     )
+
+
+class AsItWas(ExitStack):
+    """Has ``block`` compute, whenever entered, as it would now, by the same paths."""
+
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.moment, self.paths = Moment([block]), fast_paths.as_now()
+
+    def __enter__(self) -> AsItWas:
+        self.enter_context(self.moment.restored())  # the first, for it may refuse
+        self.enter_context(self.paths())
+        return super().__enter__()
 
 
 class Traced(nn.Module):

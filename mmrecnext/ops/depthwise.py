@@ -8,7 +8,6 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mmrecnext.ops import fast_paths
 
@@ -106,15 +105,21 @@ class _Depthwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, stride, padding):
-        x = x.contiguous(memory_format=torch.channels_last)
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding, ctx.has_bias = stride, padding, bias is not None
+        x = x.contiguous(memory_format=torch.channels_last)
         return depthwise(x, weight, bias, stride, padding)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # of gradients, gradients are wanted
+            mask = ctx.needs_input_grad[:3]
+            grads = _convolution_backward(
+                grad, x, weight, ctx.stride, ctx.padding, mask
+            )
+            return *grads, None, None
+        x = x.contiguous(memory_format=torch.channels_last)
         times = len(weight) // x.size(1)
         grads = [
             part.contiguous(memory_format=torch.channels_last)
@@ -149,9 +154,16 @@ def _split(x: Tensor, dim: int, times: int) -> list[Tensor]:
 def _backward(grad, x, weight, stride, padding, which: int) -> Tensor:
     """Return the gradient with respect to ``x`` (``which`` 0) or ``weight`` (1)."""
     mask = [which == 0, which == 1, False]
+    return _convolution_backward(grad, x, weight, stride, padding, mask)[which]
+
+
+def _convolution_backward(grad, x, weight, stride, padding, mask):
+    """Return the gradients with respect to ``x``, ``weight`` and bias, by PyTorch."""
+    bias_sizes = [len(weight)] if mask[2] else None
     return torch.ops.aten.convolution_backward(
-        grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), x.size(1), mask
-    )[which]
+        *(grad, x, weight, bias_sizes, stride, padding),
+        *((1, 1), False, (0, 0), x.size(1), mask),
+    )
 
 
 def weight_gradient(

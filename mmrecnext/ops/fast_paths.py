@@ -11,8 +11,9 @@ has attached a hook to one of them, they are, as without any fast path.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -29,14 +30,23 @@ def are_on() -> bool:
     return _on and not is_traced()
 
 
-@contextmanager
-def off() -> Iterator[None]:
+def off() -> AbstractContextManager[None]:
     """Compute by PyTorch's own layers and operators alone, whatever they cost.
 
     What counts is the forward pass; the backward pass follows it.
     """
+    return _set(False)
+
+
+def as_now() -> Callable[[], AbstractContextManager[None]]:
+    """Return what has later computations take the paths that are taken now."""
+    return partial(_set, _on)
+
+
+@contextmanager
+def _set(on: bool) -> Iterator[None]:
     global _on
-    before, _on = _on, False
+    before, _on = _on, on
     try:
         yield
     finally:

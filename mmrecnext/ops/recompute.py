@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mmrecnext.ops import fast_paths
 from mmrecnext.ops.batch_norm import (
@@ -71,9 +71,6 @@ def lean(
         modules: those that ``before`` uses.
         chain: layers of a convolution and a norm, GELUs and identities, in sequence.
         inputs: of ``before``.
-
-    Raises:
-        RuntimeError: in the backward pass, if asked for gradients of gradients.
     """
     layers = _plan(modules, chain, inputs[0])
     if layers is None:
@@ -263,8 +260,9 @@ class _Lean(torch.autograd.Function):
         return x, *rest
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad, *rest):
+        if torch.is_grad_enabled():  # of gradients, gradients are wanted
+            return _graph_of_gradients(ctx, (grad, *rest))
         call, saved, needed = ctx.call, ctx.saved_tensors, ctx.needs_input_grad[1:]
         first = call.num_inputs
         begin = first + len(call.moment.parameters)
@@ -299,17 +297,47 @@ class _Lean(torch.autograd.Function):
         )
 
 
+def _graph_of_gradients(ctx, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """Do the backward pass of :class:`_Lean` by layers that can be followed further."""
+    call, saved = ctx.call, ctx.saved_tensors
+    first = call.num_inputs
+    begin = first + len(call.moment.parameters)
+    end = begin + 4 * len(call.layers)
+    # Not the tensors themselves, which may depend on each other.
+    sources = [None if x is None else x.view_as(x) for x in saved[:end]]
+    with (
+        fast_paths.off(),
+        torch.autocast(**call.autocast),
+        call.moment.restored(sources[first:begin]),
+    ):
+        x, *rest = call.before(*sources[:first])
+        for i, (layer, norm) in enumerate(zip(call.layers, ctx.norms, strict=True)):
+            weight, bias, scale, shift = sources[begin + 4 * i :][:4]
+            _, mean, invstd = saved[end + 3 * i :][:3]
+            eps, by_batch = norm
+            learnt = (None, None) if by_batch else (mean, invstd**-2 - eps)
+            x = layer.conv._conv_forward(x, weight, bias)
+            x = F.batch_norm(x, *learnt, scale, shift, by_batch, 0.0, eps)
+            x = F.gelu(x) if layer.gelu else x
+    return None, *_gradients((x, *rest), grads, sources, create_graph=True)
+
+
 def _gradients(
-    outputs: Sequence[Tensor], grads: Sequence[Tensor], sources: Sequence[Tensor]
+    outputs: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    sources: Sequence[Tensor | None],
+    create_graph: bool = False,
 ) -> list[Tensor | None]:
     """Return the gradients of those ``sources`` that require one."""
     roots = [pair for pair in zip(outputs, grads, strict=True) if pair[0].requires_grad]
-    wanted = [x for x in sources if x.requires_grad]
-    if not roots or not wanted:
+    needed = [x is not None and x.requires_grad for x in sources]
+    if not roots or not any(needed):
         return [None] * len(sources)
     roots, root_grads = zip(*roots, strict=True)
-    found = iter(torch.autograd.grad(roots, wanted, root_grads))
-    return [next(found) if x.requires_grad else None for x in sources]
+    wanted = [x for x, need in zip(sources, needed, strict=True) if need]
+    found = torch.autograd.grad(roots, wanted, root_grads, create_graph=create_graph)
+    found = iter(found)
+    return [next(found) if need else None for need in needed]
 
 
 def _chain_backward(
