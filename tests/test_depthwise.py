@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from mmrecnext.ops import depthwise
 from mmrecnext.ops.depthwise import DepthwiseConv2d
@@ -101,9 +101,16 @@ def test_all_else_is_left_to_pytorch(conv):
     assert y.shape == (1, conv.out_channels, 9, 9)
 
 
-def test_gradients_of_gradients_are_refused():
-    conv = layer(5, 1, 1)
-    x = torch.randn(1, 2, 9, 9, requires_grad=True)
-    (grad,) = torch.autograd.grad(conv(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match='once_differentiable'):
-        grad.sum().backward()
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('times', [1, 2])
+def test_gradients_of_gradients(times, layout):
+    conv = layer(3, 2, times).double()
+    x = torch.randn(1, 2, 5, 6, dtype=torch.float64)
+    x = x.contiguous(memory_format=layout).requires_grad_()
+    assert OWN in type(conv(x).grad_fn).__name__
+
+    def run(x, *parameters):
+        names = dict(zip(dict(conv.named_parameters()), parameters, strict=True))
+        return torch.func.functional_call(conv, names, x)
+
+    assert gradgradcheck(run, (x, *conv.parameters()))
