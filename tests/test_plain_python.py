@@ -133,7 +133,8 @@ def test_from_training_to_pictures(shapes, tmp_path):
     data = ['--data-root', shapes, '--work-dir', work_dir]
 
     def run(name, *options):
-        return check(python([f'tools/{name}.py', config, *map(str, options)], ROOT))
+        tool = str(ROOT / f'tools/{name}.py')
+        return check(python([tool, config, *map(str, options)], tmp_path))
 
     log = run('train', *data)
     assert len(re.findall(r' loss: \d', log)) == 2 and re.search(r' mIoU: \d', log)
