@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
 
 from mmrecnext.models import RecNeXt
 from mmrecnext.ops import batch_norm, recompute
@@ -109,6 +110,18 @@ def test_gradients_that_nobody_asks_for(frozen):
     apply_norm(norm, x).square().sum().backward()
     assert x.grad is not None
     assert {n for n, p in norm.named_parameters() if p.grad is None} == set(frozen)
+
+
+def test_gradients_of_gradients(monkeypatch):
+    monkeypatch.setattr(batch_norm, 'loses_digits', lambda x, scale: True)
+    x, norm = maps(2, 3, 4, 5, dtype=torch.float64), nn.BatchNorm2d(3).double()
+    weights = torch.rand(2, 3, dtype=torch.float64).requires_grad_().unbind()
+
+    def run(x, weight, bias):
+        return batch_norm._BatchNorm.apply(x, weight, bias, norm)
+
+    assert gradcheck(run, (x.requires_grad_(), *weights))
+    assert gradgradcheck(run, (x, *weights))
 
 
 def test_narrow_maps_under_a_norm_of_single_precision():

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mmrecnext.ops import fast_paths
 
@@ -67,11 +66,15 @@ class _BatchNorm(torch.autograd.Function):
         return normalize(x, mean, invstd, scale, shift, norm.eps)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        grads = norm_backward(
-            grad, *ctx.saved_tensors, ctx.eps, True, ctx.needs_input_grad[:3]
-        )
+        x, scale, mean, invstd = ctx.saved_tensors
+        mask = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():  # of gradients, gradients are wanted
+            grads = aten.native_batch_norm_backward(
+                grad, x, scale, None, None, mean, invstd, True, ctx.eps, mask
+            )
+        else:
+            grads = norm_backward(grad, x, scale, mean, invstd, ctx.eps, True, mask)
         return *grads, None
 
 
