@@ -20,9 +20,10 @@ import re
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import torch
@@ -72,25 +73,26 @@ def main():
         raise OptionError(f'--only {args.only}: in the name of no config')
     MMLogger.get_current_instance().setLevel('ERROR')
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder, Progress() as progress:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        # Before the progress bar has a thread, which a fork would cut off in mid-air.
+        multiprocessing.get_context('fork').Pool(args.jobs) as pool,
+        Progress() as progress,
+    ):
         bert = make_bert(Path(folder))
         tasks = [(name, args.arch, bert) for name in names]
-        rows = list(each(check, tasks, args.jobs, progress, 'swap and build'))
+        rows = list(each(check, tasks, pool, progress, 'swap and build'))
         tasks = [(kind, some, args.arch, bert) for kind, some in by_type(rows).items()]
-        trainings = list(each(train, tasks, args.jobs, progress, 'train and predict'))
+        trainings = list(each(train, tasks, pool, progress, 'train and predict'))
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_file(out, report(rows, trainings, args).encode())
     print(f'Written to {out}')
 
 
-def each(work, tasks: Sequence, jobs: int, progress: Progress, title: str) -> Iterator:
+def each(work, tasks: Sequence, pool: Pool, progress: Progress, title: str) -> Iterable:
     """Do the tasks in processes, in order, with a progress bar."""
-    context = multiprocessing.get_context('fork')
-    with context.Pool(jobs) as pool:
-        yield from progress.track(
-            pool.imap(work, tasks), total=len(tasks), description=title
-        )
+    return progress.track(pool.imap(work, tasks), total=len(tasks), description=title)
 
 
 def report(
