@@ -161,6 +161,26 @@ class TestStridesFrom8:
         cfg = swapped(name, 't')
         assert strides_of(cfg.model) == [8, 16, 32, 64, 128]
 
+    def test_a_searched_pyramid_keeps_its_strides(self):
+        name = 'mmdet::nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco.py'
+        cfg = swapped(name, 't')
+        assert cfg.model.neck.in_channels == [64, 128, 256, 512]
+        assert cfg.model.neck.start_level == 0
+        assert strides_of(cfg.model) == [8, 16, 32, 64, 128]
+
+    def test_anchors_of_ssd_stay_where_they_fit_its_images(self):
+        name = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
+        cfg = swapped(name, 's')
+        assert cfg.model.backbone.out_indices == (1, 2)
+        assert cfg.model.neck.in_channels == (256, 384)
+        anchors = cfg.model.bbox_head.anchor_generator
+        assert anchors == read_config(name).model.bbox_head.anchor_generator
+
+    def test_the_coarsest_map_of_a_small_image_still_has_a_stride(self):
+        name = 'nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco.py'
+        cfg = swapped(f'mmdet::nas_fcos/{name}', 't')
+        assert cfg.model.bbox_head.strides == [16, 32, 64, 128, 256]
+
     def test_others_scale_everything(self):
         cfg = swapped('mmdet::yolox/yolox_s_8xb8-300e_coco.py', 't')
         assert cfg.model.neck.in_channels == [128, 256, 512]

@@ -84,6 +84,7 @@ TRAINED = [
     'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
     'mmdet::qdtrack/qdtrack_faster-rcnn_r50_fpn_4e_base.py',
     'mmseg::deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024.py',
+    'mmseg::dmnet/dmnet_r50-d8_4xb2-40k_cityscapes-512x1024.py',
     'mmseg::ocrnet/ocrnet_hr18_4xb4-80k_ade20k-512x512.py',
 ]
 

@@ -1,6 +1,7 @@
-"""Backbone, then the blocks it is made of, one token mixer per series, and a neck."""
+"""Backbone, then its blocks, one token mixer per series, a neck and a head."""
 
 from mmrecnext.models.attention import LinearAttn, PartialChannels, RecAttn
+from mmrecnext.models.heads import ssd_head
 from mmrecnext.models.necks import FPNWithStride4
 from mmrecnext.models.recconv import (
     RecConv,
@@ -20,4 +21,5 @@ __all__ = [
     'RecConvGroups',
     'RecConvRecurrent',
     'RecNeXt',
+    'ssd_head',
 ]

@@ -204,7 +204,9 @@ def plan_stages(owner: Mapping, maps: Sequence[Map], arch: Arch, path: str) -> P
     for depth in depths:
         nearest = round(log2(depth / STRIDES[0]))
         stages.append(max(nearest, stages[-1] + 1 if stages else 0))
-    if stages[-1] >= NUM_STAGES and set(strides) <= set(arch.strides):
+    # SSD's anchors go with the size of its images: the strides cannot double.
+    exact = stages[-1] >= NUM_STAGES or type_of(owner.get('neck')) == 'SSDNeck'
+    if exact and set(strides) <= set(arch.strides):
         stages = [arch.strides.index(stride) for stride in strides]
     if stages[-1] >= NUM_STAGES and is_pyramid(owner.get('neck')):
         stages = [i for i, stride in enumerate(arch.strides) if stride in strides]

@@ -17,7 +17,7 @@ from mmrecnext.swap.measure import (
     measure_necks,
 )
 
-FPNS = ('FPN', 'FPN_CARAFE', 'FPN_DropBlock', 'PAFPN')
+FPNS = ('FPN', 'FPN_CARAFE', 'FPN_DropBlock', 'NASFPN', 'PAFPN')
 """Necks that take any number of maps, and add coarser ones up to ``num_outs``."""
 
 STRIDE_FIELDS = ('strides', 'featmap_strides', 'feature_strides', 'point_strides')
@@ -128,6 +128,8 @@ def fit_neck(owner: ConfigDict, path: str, old: Sequence[Map], arch: Arch, scope
     neck.in_channels = channels
     if type_of(neck) == 'SSDNeck':  # it passes on the backbone's maps
         neck.out_channels = (*channels, *neck.out_channels[len(channels) :])
+        if type_of(owner.get('bbox_head')) == 'SSDHead':
+            owner.bbox_head.type = 'mmrecnext.SSDHead'
 
 
 def is_pyramid(neck: Any) -> bool:

@@ -23,7 +23,7 @@ from mmrecnext.configs import type_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import RecNeXt
 
-SIDE, SMALL_SIDE = 512, 128
+SIDE, SMALL_SIDE = 512, 256
 """Height and width, in pixels, of the image that is sent through: without numbers in
 it, or with."""
 

@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ from mmrecnext.models import RecNeXt
 from mmrecnext.swap.measure import build
 
 VIDEOS = ('MaskTrackRCNN', 'Mask2FormerVideo', 'QDTrack')
-TRACKERS = ('ByteTrack', 'OCSORT')
-"""Of videos; the latter train on pictures."""
+SORTS = ('DeepSORT', 'StrongSORT')
+TRACKERS = ('ByteTrack', 'OCSORT', *SORTS)
+"""Of videos; trackers train on pictures, SORT and its kin their detector alone."""
 
 SEMANTIC_STRIDES = {'HybridTaskCascade': 8, 'SCNet': 8}
 """Pixels per pixel of the semantic maps that a detector is trained with, if not 1."""
@@ -33,8 +35,8 @@ class Trial:
     """What came out of a training step, and of a prediction.
 
     Attributes:
-        loss (float): the sum of the losses.
-        faults (tuple): what was wrong with losses or gradients.
+        loss (float): the sum of the losses, NaN where there are none.
+        faults (tuple): what was wrong with losses or gradients, or the error.
         predictions (int): samples that came back with predictions.
         unpredicted (str): why none did, if so.
     """
@@ -43,6 +45,11 @@ class Trial:
     faults: tuple[str, ...]
     predictions: int
     unpredicted: str = ''
+
+    @property
+    def passed(self) -> bool:
+        """Whether it trained and predicted."""
+        return not self.faults and self.predictions > 0
 
 
 def build_model(cfg: Config, weights: bool = True) -> nn.Module:
@@ -91,12 +98,42 @@ def attempt(cfg: Config, side: int = 128) -> Trial:
     model = build_model(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model.init_weights()
-        loss, faults = train_step(model, batch_for(cfg, side, training=True))
+        try:
+            batch = batch_for(cfg, side, training=True)
+            loss, faults = train_step(trained_part(model), batch)
+        except Exception as error:
+            loss, faults = nan, (brief(error),)
+        keep_boxes(model)
         try:
             predictions = predict(model, batch_for(cfg, side, training=False))
         except Exception as error:
             return Trial(loss, faults, 0, brief(error))
     return Trial(loss, faults, predictions, '' if predictions else 'nothing predicted')
+
+
+def trained_part(model: nn.Module) -> nn.Module:
+    """Return what MMDetection trains: of SORT and its kin the detector alone.
+
+    It may have no preprocessor of its own, being fed by that of videos.
+    """
+    if type(model).__name__ not in SORTS:
+        return model
+    from mmdet.models import DetDataPreprocessor
+
+    model.detector.data_preprocessor = DetDataPreprocessor(pad_size_divisor=32)
+    return model.detector
+
+
+def keep_boxes(model: nn.Module):
+    """Have dynamic heads predict the boxes that they start from, in place.
+
+    Random weights move them out of the picture stage by stage, where MMDetection cannot
+    paste a mask on a CPU.
+    """
+    for head in model.modules():
+        if type(head).__name__ == 'DIIHead':
+            nn.init.zeros_(head.fc_reg.weight)
+            nn.init.zeros_(head.fc_reg.bias)
 
 
 def brief(error: Exception) -> str:

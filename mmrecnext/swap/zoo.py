@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -49,8 +50,8 @@ SIDE, LARGE_SIDE = 128, 256
 """Height and width of the pictures that are trained on: the latter for models that
 choose hundreds of queries among the pixels of their maps."""
 
-TRIES = 3
-"""Configs of a type that are tried until one trains."""
+TRIES = 6
+"""Configs of a type that are tried until one trains and predicts."""
 
 
 @dataclass
@@ -225,17 +226,18 @@ def train(task: tuple[str, list[str], str, str | None]) -> Training:
     kind, names, arch, bert = task
     result = Training(kind)
     for name in names:
-        result.name = name
         try:
             cfg = swap(name, read_config(name), arch, bert)
-            result.trial = attempt(cfg, side_of(cfg))
+            trial = attempt(cfg, side_of(cfg))
         except Exception as error:
-            result.problem = result.problem or told(brief(error), name, bert)
+            if not result.name:
+                result.name, result.problem = name, brief(error)
             continue
-        if reason := result.trial.unpredicted:
-            result.trial = replace(result.trial, unpredicted=told(reason, name, bert))
-        break
-    return result
+        if trial.passed or not result.trial:
+            result.name, result.trial = name, trial
+        if trial.passed:
+            return result
+    return told(result, bert)
 
 
 def side_of(cfg: Config) -> int:
@@ -243,12 +245,25 @@ def side_of(cfg: Config) -> int:
     return LARGE_SIDE if 'num_queries' in cfg.model else SIDE
 
 
-def told(reason: str, name: str, bert: str | None) -> str:
-    """Add to a reason whether it holds for the config as it was, too."""
-    cfg = read_config(name)
-    localise(cfg, name, bert)
+def told(result: Training, bert: str | None) -> Training:
+    """Add to what went wrong whether it goes wrong before the swap, too."""
+    cfg = read_config(result.name)
+    localise(cfg, result.name, bert)
     try:
-        before = attempt(cfg, side_of(cfg)).unpredicted
+        before, problem = attempt(cfg, side_of(cfg)), ''
     except Exception as error:
-        before = brief(error)
-    return f'before the swap as well: {reason}' if before == reason else reason
+        before, problem = None, brief(error)
+
+    def mark(reason: str, old: str) -> str:
+        same = reason and reason == old
+        return f'before the swap as well: {reason}' if same else reason
+
+    trial = result.trial
+    if trial and before:
+        pairs = zip_longest(trial.faults, before.faults[: len(trial.faults)])
+        trial = replace(
+            trial,
+            faults=tuple(mark(new, old) for new, old in pairs),
+            unpredicted=mark(trial.unpredicted, before.unpredicted),
+        )
+    return replace(result, trial=trial, problem=mark(result.problem, problem))
