@@ -194,6 +194,14 @@ class TestStridesFrom8:
         assert cfg.model.decode_head.feature_strides == [8, 16, 32, 64]
         assert strides_of(cfg.model, 'mmseg') == [8, 16, 32, 64]
 
+    def test_images_are_padded_to_whole_pixels_of_the_coarsest_map(self):
+        cfg = swapped('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', 't')
+        preprocessor = cfg.model.data_preprocessor
+        assert preprocessor.pad_size_divisor == 64
+        assert preprocessor.batch_augments[0].size_divisor == 64
+        pyramid = swapped('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 't')
+        assert pyramid.model.data_preprocessor.pad_size_divisor == 32
+
     def test_dilation_ends_at_their_finest_stride(self):
         name = 'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'
         assert swapped(name, 'b').model.backbone.output_stride == 8

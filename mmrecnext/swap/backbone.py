@@ -24,7 +24,7 @@ from mmrecnext.configs import (
 )
 from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.pretrained import get_pretrained
-from mmrecnext.swap.consumers import fit_consumers, is_pyramid
+from mmrecnext.swap.consumers import fit_consumers, fit_padding, is_pyramid
 from mmrecnext.swap.measure import (
     IMAGE_CHANNELS,
     STRIDES,
@@ -108,6 +108,9 @@ def swap_backbone(
             **({'init_cfg': init_cfg} if init_cfg else {}),
         )
         fit_consumers(owner, path, maps, layout, cfg.default_scope)
+        if cfg.default_scope == 'mmdet' and not is_pyramid(owner.get('neck')):
+            new = measure_backbone(owner, path, cfg.default_scope)
+            fit_padding(cfg.model, maps, new)
     fit_training(cfg, owners, packages)
     return cfg
 

@@ -266,6 +266,21 @@ def fit_strides(
         node[field] = scaled(strides, int(*factors))
 
 
+def fit_padding(model: Mapping, old: Sequence[Map], new: Sequence[Map]):
+    """Have images padded to whole pixels of the coarsest map, as before, in place.
+
+    An FPN adapts to any size; others, as YOLOX's, double a map and lay it on the next.
+    """
+    before, now = (max(m.stride for m in maps) for maps in (old, new))
+    if now <= before:
+        return
+    for node in nodes(model):
+        for field in ('pad_size_divisor', 'size_divisor'):
+            value = node.get(field)
+            if isinstance(value, int) and value % before == 0 < value % now:
+                node[field] = value * now // before
+
+
 def scaled(strides: Any, factor: int) -> Any:
     """Multiply a stride, or strides in lists and tuples."""
     if isinstance(strides, list | tuple):
