@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import cv2
 import pytest
 import torch
-from conftest import ROOT, SMALL, golden_tensor, run_tool
+from conftest import ROOT, SMALL, check, golden_tensor, run_tool
 from torch import nn
 
 from mmrecnext.archs import ARCHS
@@ -176,6 +176,15 @@ def test_tool_explains_bad_options(options, message, monkeypatch):
     monkeypatch.setattr('sys.argv', ['benchmark.py', *options])
     with pytest.raises(SystemExit, match=message):
         runpy.run_path(str(ROOT / 'tools/benchmark.py'), run_name='__main__')
+
+
+def test_tool_in_several_dtypes(tmp_path):
+    out = tmp_path / 'figures.json'
+    options = ['--shape', 64, '--batch', 1, '--dtype', 'fp32', 'bf16', '--repeats', 1]
+    check(run_tool('tools/benchmark.py', 'm0', *options, '--out', out))
+    data = json.loads(out.read_text())
+    assert set(data['matmul_rates']) == {'fp32', 'bf16'}
+    assert {r['case']['dtype'] for r in data['results']} == {'fp32', 'bf16'}
 
 
 def test_published_accuracies_are_found():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import timeit
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ MEMORY_FORMATS = {
     'nhwc': torch.channels_last,
 }
 MATMUL_SIDE = {'cpu': 2048, 'cuda': 8192}
+MATMUL_SECONDS = 5  # one that takes longer is made smaller
 
 
 @dataclass
@@ -148,7 +150,14 @@ def training_step(
 def matmul(dtype: str, device: str) -> tuple[Workload, int]:
     """Return a large matrix product, to compare rates with, and its operations."""
     side = MATMUL_SIDE.get(torch.device(device).type, MATMUL_SIDE['cuda'])
-    a, b = (torch.randn(side, side, device=device).to(DTYPES[dtype]) for _ in 'ab')
-    out = torch.empty_like(a)
-    forward = torch.no_grad()(lambda: torch.mm(a, b, out=out))
-    return Workload(forward, None, nn.Identity(), device), 2 * side**3
+
+    def product(side: int) -> Callable[[], Tensor]:
+        a, b = (torch.randn(side, side, device=device).to(DTYPES[dtype]) for _ in 'ab')
+        out = torch.empty_like(a)
+        return torch.no_grad()(lambda: torch.mm(a, b, out=out))
+
+    # Types that a processor has no instructions for take minutes at full size.
+    seconds = min(timeit.repeat(product(side // 8), number=1))
+    if seconds * 8**3 > MATMUL_SECONDS:
+        side //= 4
+    return Workload(product(side), None, nn.Identity(), device), 2 * side**3
