@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 
 from mmrecnext import RecNeXt
 from mmrecnext.swap import read_config
-from mmrecnext.swap.trial import attempt, train_step
+from mmrecnext.swap.trial import attempt, batch_for, train_step
 from mmrecnext.swap.zoo import SIDE, check, swap, zoo
 
 TINY = dict(base='m0', depths=(1, 1, 1, 1))
@@ -117,6 +117,15 @@ def test_they_train_and_predict(name):
     assert trial.faults == ()
     assert 0 < trial.loss < 1e4
     assert trial.predictions >= 1
+
+
+def test_panoptic_pictures_come_with_masks():
+    for name, masks in (
+        ('mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py', True),
+        ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', False),
+    ):
+        batch = batch_for(read_config(name), 64, training=True)
+        assert ('masks' in batch['data_samples'][0].gt_instances) is masks
 
 
 class Stuck(BaseModel):

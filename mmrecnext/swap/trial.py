@@ -182,7 +182,7 @@ def batch_for(cfg: Config, side: int, training: bool) -> dict:
     kind = type_of(cfg.model)
     if kind in VIDEOS or (kind in TRACKERS and not training):
         return video_batch(side, kind, training)
-    masks = any(node.get('with_mask') for node in nodes(cfg._cfg_dict))
+    masks = any(map(loads_masks, nodes(cfg._cfg_dict)))
     batch = detection_batch(side, SEMANTIC_STRIDES.get(kind, 1), masks)
     if kind == 'FastRCNN':
         add_proposals(batch, side)
@@ -190,6 +190,11 @@ def batch_for(cfg: Config, side: int, training: bool) -> dict:
         branches = ('sup', 'unsup_teacher', 'unsup_student')
         batch = {k: {b: copy.deepcopy(v) for b in branches} for k, v in batch.items()}
     return batch
+
+
+def loads_masks(node: Mapping) -> bool:
+    """Tell a step of a pipeline that loads masks, which panoptic ones do by default."""
+    return node.get('with_mask', type_of(node) == 'LoadPanopticAnnotations')
 
 
 def detection_batch(side: int, semantic_stride: int, masks: bool) -> dict:
