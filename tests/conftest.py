@@ -114,6 +114,18 @@ def check(result):
     return result.stdout + result.stderr
 
 
+@pytest.fixture
+def quiet():
+    """Keep MMEngine from listing how every parameter is initialised."""
+    from mmengine.logging import MMLogger  # here: few tests need it
+
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('ERROR')
+    yield
+    logger.setLevel(level)
+
+
 @pytest.fixture(scope='session')
 def coco(tmp_path_factory):
     """80 classes in COCO's format and layout."""

@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import ConfigDict
-from mmengine.logging import MessageHub, MMLogger
+from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
@@ -21,6 +21,8 @@ from mmrecnext.swap import read_config
 from mmrecnext.swap.reasons import MODELS_WITHOUT, WELDED
 from mmrecnext.swap.trial import build_model, keep_boxes, train_step
 from mmrecnext.swap.zoo import swap
+
+pytestmark = pytest.mark.usefixtures('quiet')
 
 SHAPES = [[3, 128, 128], [3, 125, 130]]
 DETECTORS = [
@@ -40,16 +42,6 @@ DETECTORS = [
 ]
 FEW = dict(num_queries=20, num_proposals=20, max_per_img=20, nms_pre=100, num=32)
 """Of queries, proposals, boxes, candidates of a level, and samples of a head."""
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """Keep MMEngine from listing how every parameter is initialised."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('ERROR')
-    yield
-    logger.setLevel(level)
 
 
 def read_small(name: str) -> ConfigDict:

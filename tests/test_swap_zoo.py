@@ -6,13 +6,14 @@ from importlib.util import find_spec
 import pytest
 import torch
 from conftest import ROOT, run_tool
-from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 
 from mmrecnext import RecNeXt
 from mmrecnext.swap import read_config
 from mmrecnext.swap.trial import attempt, batch_for, train_step
 from mmrecnext.swap.zoo import SIDE, check, swap, zoo
+
+pytestmark = pytest.mark.usefixtures('quiet')
 
 TINY = dict(base='m0', depths=(1, 1, 1, 1))
 REPORT = (ROOT / 'docs' / 'zoo_report.md').read_text()
@@ -87,16 +88,6 @@ TRAINED = [
     'mmseg::dmnet/dmnet_r50-d8_4xb2-40k_cityscapes-512x1024.py',
     'mmseg::ocrnet/ocrnet_hr18_4xb4-80k_ade20k-512x512.py',
 ]
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    """Keep MMEngine from listing how every parameter is initialised."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('ERROR')
-    yield
-    logger.setLevel(level)
 
 
 @pytest.mark.parametrize('name', TYPES)
