@@ -55,6 +55,8 @@ PATIENCE = 300
 @pytest.fixture
 def ended(monkeypatch, capsys):
     """Return the exit status of a tool that runs some function, and what it says."""
+    # A tool that another test imported in this process may answer it.
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def ended(main):
         monkeypatch.setattr(sys, 'argv', ['tools/some.py'])
@@ -64,7 +66,8 @@ def ended(monkeypatch, capsys):
         said = capsys.readouterr().err
         return (1, code) if isinstance(code, str) else (code, said.strip())
 
-    return ended
+    yield ended
+    signal.signal(signal.SIGTERM, before)
 
 
 def raising(error):
