@@ -33,7 +33,7 @@ def install():
 def answer_signals():
     """Have a tool that is still importing end on Ctrl-C or SIGTERM with a line.
 
-    There is nothing to save yet. ``mmrecnext.ending.run`` answers both from then on.
+    There is nothing to save yet. ``mmrecnext.cli.run`` answers both from then on.
     """
     signal.signal(signal.SIGTERM, leave)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -75,7 +75,7 @@ def contents() -> dict[str, str]:
     """Return what mmrecnext has, if what it stands on is there."""
     try:
         from mmrecnext.archs import ARCHS
-        from mmrecnext.configs import shipped
+        from mmrecnext.engine.configs import shipped
     except ImportError:
         return {}
     places = {kind: str(shipped(kind)) for kind in ('configs', 'tools')}

@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from math import gcd, prod
 
-from mmrecnext.errors import OptionError
-from mmrecnext.options import (
+from mmrecnext.errors import (
+    OptionError,
     check_flag,
     check_option,
     is_integer,

@@ -1,36 +1,42 @@
-"""What the tools share: their arguments, fitting a config to them, running it."""
+"""Command lines of the tools: their arguments, and how they end."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import signal
+import sys
+import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
-from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner as MMEngineRunner
 
-from mmrecnext.configs import load_config as load_config  # for the tools
-from mmrecnext.configs import nodes, type_of
-from mmrecnext.data import check_data
-from mmrecnext.ending import run as run  # for the tools
-from mmrecnext.errors import ConfigError, OptionError
-from mmrecnext.runner import leaf_datasets as leaf_datasets  # with it RecNeXtRunner
-from mmrecnext.settings import check_settings
-from mmrecnext.stopping import RANKS, check_launched
+from mmrecnext.engine.misbuilt import describe_misbuilt
+from mmrecnext.engine.prepare import prepare
+from mmrecnext.engine.stopping import RANKS, Terminated, termination
+from mmrecnext.errors import ConfigError, OptionError, UserError, printable
+from mmrecnext_autoload import leave
 
 # MMEngine reloads pkg_resources, which says each time that it will go.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
-SYNCED_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
-"""Batch norms of PyTorch, by its own name as well, and of MMCV that count across GPUs.
-"""
-
 LAUNCHERS = ('none', *RANKS)
+
+FILE_NAMES = (
+    'filename',
+    'filepath',
+    'file_path',
+    'save_file',
+    'img_path',
+    'path',
+    'file',
+)
+"""What functions call the name of a file that they read or write."""
 
 
 class SettingsAction(DictAction):
@@ -118,7 +124,7 @@ def add_runner_arguments(parser: argparse.ArgumentParser):
     )
 
 
-def prepare(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
+def prepare_run(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
     """Fit a config to this machine and to the command line, in place.
 
     Args:
@@ -129,62 +135,89 @@ def prepare(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
     Raises:
         ConfigError: where data are missing, or settings of what is to run.
     """
-    check_launched(args.launcher)
-    check_settings(cfg, splits, args.config)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg.launcher = args.launcher
-    name = Path(args.config).stem
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{name}'
-    if args.data_root:
-        move_data_root(cfg, args.data_root)
-    check_data(cfg, splits, args.data_root)
-    if not torch.cuda.is_available():
-        fit_cpu(cfg)
+    prepare(cfg, args.config, splits, args.work_dir, args.data_root, args.launcher)
 
 
-def fit_cpu(cfg: Config):
-    """Replace what needs a GPU: NCCL by Gloo, synchronised batch norm by plain."""
-    launcher = cfg.get('launcher', 'none')
-    if launcher == 'pytorch':
-        # MMEngine would choose a GPU for each process first, and for its wrapper.
-        torch.distributed.init_process_group('gloo')
-        cfg.setdefault(
-            'model_wrapper_cfg',
-            dict(
-                type='MMDistributedDataParallel',
-                device_ids=None,
-                broadcast_buffers=False,
-                find_unused_parameters=cfg.get('find_unused_parameters', False),
-            ),
-        )
-    synced = [node for node in nodes(cfg.model) if type_of(node) in SYNCED_NORMS]
-    for node in synced:
-        node.type = 'BN'
-    if synced and launcher != 'none' and is_main_process():
-        print_log(
-            'SyncBN needs GPUs: each process normalises its own batch (BN)', 'current'
-        )
+def run(main: Callable[[], None]):
+    """Run a tool; what the user can mend is told in a line, with no traceback.
 
-
-def build_runner(cfg: Config) -> MMEngineRunner:
-    """Build the runner that the config names, by default one that checks more."""
-    cfg.setdefault('runner_type', 'RecNeXtRunner')
-    return RUNNERS.build(cfg)
-
-
-def move_data_root(cfg: Config, folder: str):
-    """Point a config, evaluators included, to data that stand elsewhere.
-
-    Raises:
-        ConfigError: where the config has no single ``data_root``.
+    The exit status is 1 for an error, and as a shell's for what comes from outside: 130
+    after Ctrl-C, 143 after SIGTERM, 141 where the reader of the output is gone.
     """
-    old = cfg.get('data_root')
-    if not old:
-        raise ConfigError('--data-root: the config has no `data_root` to replace')
-    old = old.rstrip('/')
-    data = [v for k, v in cfg.items() if k.endswith(('_dataloader', '_evaluator'))]
-    for node in nodes(data):
-        for key, value in node.items():
-            if isinstance(value, str) and f'{value}/'.startswith(f'{old}/'):
-                node[key] = os.path.join(folder, value[len(old) :].lstrip('/'))
-    cfg.data_root = folder
+    tool = Path(sys.argv[0]).name
+    logging.raiseExceptions = False  # as where nobody reads the log on the terminal
+    if signal.getsignal(signal.SIGINT) is leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with termination.answered():
+            main()
+            sys.stdout.flush()
+    except KeyboardInterrupt as stop:
+        if is_main_process():
+            print(
+                printable(': '.join([f'{tool}: stopped', *stop.args])), file=sys.stderr
+            )
+        _leave(143 if isinstance(stop, Terminated) else 130)
+    except (UserError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _output_is_gone():
+            sys.exit(141)
+        sys.exit(printable(f'{tool}: error: {describe(error)}'))
+    except Exception as error:
+        if termination.arrived:
+            _leave(143)  # the process that this one took its steps with has left
+        misbuilt = describe_misbuilt(error)
+        if misbuilt is None:
+            raise
+        sys.exit(printable(f'{tool}: error: {misbuilt}'))
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        _leave(0)
+
+
+def _leave(status: int):
+    """End the process, and what it has in common with others."""
+    if not torch.distributed.is_initialized():
+        sys.exit(status)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher passes it on, once more
+    gloo = torch.distributed.get_backend() == 'gloo'
+    if not status:
+        torch.distributed.destroy_process_group()
+    if status or gloo:  # whose threads at times abort a process that tears down
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def _output_is_gone() -> bool:
+    """Tell whether nobody reads the output any more, as behind ``| head``."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def describe(error: Exception) -> str:
+    """Return what an error says, with the name of the file that it is about."""
+    if not isinstance(error, OSError):
+        return str(error)
+    reason = error.strerror or str(error) or type(error).__name__
+    file = error.filename if error.filename is not None else _file_at_hand(error)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        reason = f'{reason}; name a folder'
+    if file is None or str(file) in reason:
+        return reason
+    return f'{file}: {reason}'
+
+
+def _file_at_hand(error: Exception) -> str | os.PathLike | None:
+    """Return the file that the innermost call of an error names, if any does."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        for name in FILE_NAMES:
+            if isinstance(file := frame.f_locals.get(name), str | os.PathLike):
+                return file
+    return None

@@ -1,4 +1,15 @@
-"""Errors that the user can mend; the tools tell them in a line, with no traceback."""
+"""The errors that users meet, checks of what they give, and the nearest valid choice.
+
+The tools tell these errors in a line, with no traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from numbers import Integral, Real
+from typing import Any
 
 
 class UserError(Exception):
@@ -34,3 +45,40 @@ def printable(text: str) -> str:
         c if c.isprintable() else c.encode('unicode_escape').decode()
         for c in text.strip()
     )
+
+
+def closest(name: Any, choices: Iterable, cutoff: float = 0.6) -> str | None:
+    """Return the one of ``choices`` that ``name`` may be a slip of, if any is near."""
+    near = difflib.get_close_matches(str(name), map(str, choices), n=1, cutoff=cutoff)
+    return near[0] if near else None
+
+
+def check_option(name: str, value: Any, valid: bool, choices: str):
+    """Raise an :class:`OptionError` unless the value is ``valid``."""
+    if not valid:
+        raise OptionError(f'{name} is {choices}, got {value!r}')
+
+
+def check_flag(name: str, value: Any):
+    """Check an option that is on or off."""
+    check_option(name, value, isinstance(value, bool), 'True or False')
+
+
+def is_integer(value: Any, least: int | None = None, most: int | None = None) -> bool:
+    """Tell whether a value is a whole number, no flag, from ``least`` to ``most``."""
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return (
+        is_whole
+        and (least is None or value >= least)
+        and (most is None or value <= most)
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number, no flag."""
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+
+
+def is_settings(value: Any) -> bool:
+    """Tell whether a value is a dict of settings by name."""
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)

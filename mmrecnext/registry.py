@@ -8,6 +8,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import (
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
 )
+from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -17,15 +18,11 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope='mmrecnext',
-    locations=['mmrecnext.optim'],
+    locations=['mmrecnext.engine.optim'],
 )
-
-
-def offer_to_mmengine():
-    """Have MMEngine's own registry import the models when it is asked for a name.
-
-    It has no public way to be given a place to look in.
-    """
-    if 'mmrecnext.models' not in MMENGINE_MODELS._locations:
-        MMENGINE_MODELS._locations.append('mmrecnext.models')
-        MMENGINE_MODELS._imported = False
+WEIGHT_INITIALIZERS = Registry(
+    'weight initializer',
+    parent=MMENGINE_WEIGHT_INITIALIZERS,
+    scope='mmrecnext',
+    locations=['mmrecnext.checkpoint'],
+)

@@ -3,17 +3,22 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_tool
+
+from tests.helpers import ROOT, run_tool
 
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
     """A wheel of the project, built from a copy so that the tree stays clean."""
     copy = tmp_path_factory.mktemp('source') / 'mmrecnext'
-    ignore = shutil.ignore_patterns('.*', 'build', 'data', 'work_dirs', '*.egg-info')
-    shutil.copytree(ROOT, copy, ignore=ignore)
+    ignore = shutil.ignore_patterns('.*', 'build', 'work_dirs', '*.egg-info')
+    for name in ('mmrecnext', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+    for file in filter(Path.is_file, ROOT.iterdir()):
+        shutil.copy(file, copy)
     out = tmp_path_factory.mktemp('wheel')
     pip = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation']
     result = subprocess.run(

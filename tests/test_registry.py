@@ -30,11 +30,10 @@ def test_bare_type_after_import(framework, tmp_path):
     assert result.stdout.endswith('mmrecnext.models.recnext (40, 80)\n'), result.stderr
 
 
-def test_import_brings_nothing_slow():
+def test_import_brings_no_framework():
     result = python(
         'import sys, mmrecnext\n'
-        'print(*({"mmdet", "mmseg", "timm", "mmcv", "torchvision", "mmengine.model", '
-        '"mmengine.runner"} & {*sys.modules}))'
+        'print(*({"mmdet", "mmseg", "timm", "mmcv", "torchvision"} & {*sys.modules}))'
     )
     assert result.stdout.splitlines()[-1:] in ([], ['']), result.stdout
 

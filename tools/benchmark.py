@@ -43,6 +43,7 @@ from mmrecnext.benchmark.cases import (
     short_name,
 )
 from mmrecnext.benchmark.growth import BATCHES, SIDES, growth_table, measure_growth
+from mmrecnext.benchmark.machine import machine
 from mmrecnext.benchmark.measure import CLOCKS, measure
 from mmrecnext.benchmark.pictures import check_picture, draw_accuracy, draw_growth
 from mmrecnext.benchmark.report import (
@@ -51,7 +52,6 @@ from mmrecnext.benchmark.report import (
     as_markdown,
     as_rich,
     describe,
-    machine,
     tables,
 )
 from mmrecnext.benchmark.startup import measure_startup, startup_rows

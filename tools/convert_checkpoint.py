@@ -28,7 +28,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
 from mmrecnext.checkpoint import explained_misfit, named_weights, read_checkpoint
@@ -39,7 +38,9 @@ from mmrecnext.checkpoint.convert import (
     pickled,
     upgrade_network,
 )
-from mmrecnext.cli import add_ema_argument, file_to_write, fit_cpu, load_config, run
+from mmrecnext.cli import add_ema_argument, file_to_write, run
+from mmrecnext.engine.build import build_network, fit_cpu
+from mmrecnext.engine.configs import load_config
 from mmrecnext.errors import OptionError
 from mmrecnext.files import write_file
 
@@ -120,8 +121,7 @@ def check_fits(config: str, weights: Mapping[str, Tensor], source: str):
     """
     cfg = load_config(config)
     fit_cpu(cfg)
-    init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
+    model = build_network(cfg.model, cfg.default_scope)
     with explained_misfit(model, source, weights):
         model.load_state_dict(weights)
 

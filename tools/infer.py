@@ -28,13 +28,14 @@ from mmrecnext.checkpoint.sources import check_source
 from mmrecnext.cli import (
     add_config_arguments,
     check_device,
-    fit_cpu,
-    load_config,
     run,
 )
+from mmrecnext.engine.build import fit_cpu
+from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.engine.predictor import Predictor, label_map_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import write_file
-from mmrecnext.predictor import Predictor, label_map_of
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
@@ -102,7 +103,7 @@ def main():
     out_dir = Path(args.out_dir)
     outputs = name_outputs(files, out_dir)
     cfg = load_config(args.config, args.cfg_options)
-    if args.label_maps and cfg.default_scope != 'mmseg':
+    if args.label_maps and framework_of(cfg).predicts != 'label map':
         raise ConfigError('--label-maps: only segmentors have label maps')
     check_source(args.checkpoint)
     fit_cpu(cfg)

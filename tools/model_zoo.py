@@ -14,23 +14,19 @@ if __name__ == '__main__':
 
 import argparse
 import textwrap
-from importlib import import_module
 from pathlib import Path
 
-import torch
 import yaml
-from get_flops import FLOPS_PER_MAC, bilinear_flops
-from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from rich.progress import track
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmrecnext import ARCHS
-from mmrecnext.cli import fit_cpu, load_config, run
+from mmrecnext.benchmark.markdown import table
+from mmrecnext.benchmark.operations import MASKS, PROPOSALS, network_cost
+from mmrecnext.cli import run
+from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import write_file
-from mmrecnext.fusion import switch_to_deploy
 
 ROOT = Path(__file__).resolve().parent.parent
 METAFILE = ROOT / 'configs/metafile.yml'
@@ -55,12 +51,6 @@ FAMILIES = {
 }
 """Where the configs of a kind stand, by arch."""
 
-SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 512)}
-"""Height and width for which multiply-adds are counted, by framework."""
-
-PROPOSALS, MASKS = 1000, 100
-"""What a detector of two stages is given, as in MMDetection's own count."""
-
 AT_THE_END = tuple(
     f'{kind} AP{threshold}' for kind in ('box', 'mask') for threshold in ('', 50, 75)
 )
@@ -77,11 +67,17 @@ SUMMARY_NOTE = """
 Mask R-CNN 1x on COCO and Semantic FPN on ADE20K, in percent. [All configs, with their
 sizes, and the trained weights](docs/model_zoo.md)."""
 
+
+def image_size(framework: str) -> str:
+    """Return width and height that operations are counted for."""
+    return ' x '.join(map(str, FRAMEWORKS[framework].image_size[::-1]))
+
+
 DOCUMENT_NOTE = f"""
 Which epoch the released weights are of is not published. Parameters and multiply-adds
 (MACs) are those of the whole model in its inference form: on COCO for
-{' x '.join(map(str, SHAPES['mmdet'][::-1]))} pixels, {PROPOSALS} proposals and {MASKS}
-masks, on ADE20K for {' x '.join(map(str, SHAPES['mmseg'][::-1]))} pixels. Memory is the
+{image_size('mmdet')} pixels, {PROPOSALS} proposals and {MASKS}
+masks, on ADE20K for {image_size('mmseg')} pixels. Memory is the
 peak of one GPU in the logs. Written by `tools/model_zoo.py`."""
 
 CONFIGS_NOTE = """
@@ -153,10 +149,12 @@ def entry(file: Path, known: dict[str, dict]) -> dict:
     old = known.get(config, {})
     collection = COLLECTIONS[cfg.model.type]
     loop = cfg.train_cfg
+    cost = network_cost(cfg)
     length = {'Epochs': loop.get('max_epochs'), 'Iterations': loop.get('max_iters')}
     metadata = {
         'Architecture': [label(cfg.model.backbone.arch), collection],
-        **measure(build(cfg), SHAPES[cfg.default_scope]),
+        'Parameters': cost.params,
+        'MACs (G)': round(cost.macs / 1e9, 1),
         **{unit: number for unit, number in length.items() if number},
         'Batch Size': cfg.auto_scale_lr.base_batch_size,
     }
@@ -173,52 +171,6 @@ def label(arch: str) -> str:
     """Return the published name of a model."""
     size, _, rest = arch.partition('_')
     return f'RecNeXt-{size.upper()} {rest.replace("_", " ")}'.rstrip()
-
-
-def measure(model: nn.Module, shape: tuple[int, int]) -> dict[str, int | float]:
-    """Count parameters and multiply-adds of a model's inference form.
-
-    Nothing is computed. Batch norms are merged; RoI align is not counted.
-
-    Args:
-        model: a detector or segmentor on the meta device, brought into that form.
-        shape: height and width of the image, in pixels.
-    """
-    switch_to_deploy(model)
-    counter = FlopCounterMode(
-        display=False,
-        custom_mapping={torch.ops.aten.upsample_bilinear2d: bilinear_flops},
-    )
-    with torch.no_grad(), torch.device('meta'), counter:
-        run_networks(model, torch.empty(1, 3, *shape))
-    return {
-        'Parameters': sum(p.numel() for p in model.parameters()),
-        'MACs (G)': round(counter.get_total_flops() / FLOPS_PER_MAC / 1e9, 1),
-    }
-
-
-def build(cfg: Config, device: str = 'meta') -> nn.Module:
-    """Build the model of a config, for inference, by default without numbers."""
-    fit_cpu(cfg)
-    framework = cfg.default_scope
-    import_module(f'{framework}.utils').register_all_modules(init_default_scope=False)
-    registry = import_module(f'{framework}.registry').MODELS
-    with DefaultScope.overwrite_default_scope(framework), torch.device(device):
-        return registry.build(cfg.model).eval()
-
-
-def run_networks(model: nn.Module, images: torch.Tensor):
-    """Run each network of a detector or segmentor, and nothing between them."""
-    maps = model.extract_feat(images)
-    for name, head in model.named_children():
-        if name in ('rpn_head', 'bbox_head', 'decode_head'):
-            head(maps)
-        elif name == 'roi_head':
-            for part, number in (('bbox', PROPOSALS), ('mask', MASKS)):
-                extractor = getattr(head, f'{part}_roi_extractor')
-                size = extractor.roi_layers[0].output_size
-                rois = torch.empty(number, extractor.out_channels, *size)
-                getattr(head, f'{part}_head')(rois)
 
 
 def summary(metafile: dict, peers: dict) -> str:
@@ -353,12 +305,6 @@ def config_rows(metafile: dict) -> list[list[str]]:
 def wrap(text: str) -> str:
     """Return a paragraph in lines of the width of the sources."""
     return textwrap.fill(' '.join(text.split()), 88, break_on_hyphens=False)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def replace_section(text: str, section: str) -> str:

@@ -16,11 +16,11 @@ from typing import Any
 
 from mmrecnext.cli import (
     add_runner_arguments,
-    build_runner,
     file_to_write,
-    prepare,
+    prepare_run,
     run,
 )
+from mmrecnext.engine.build import build_runner
 from mmrecnext.swap import (
     ABSENT,
     changes,
@@ -89,7 +89,7 @@ def main():
         name = args.out
     if args.train:
         args.config = name
-        prepare(new, args, splits=('train', 'val'))
+        prepare_run(new, args, splits=('train', 'val'))
         build_runner(new).train()
 
 

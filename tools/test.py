@@ -10,26 +10,29 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
 from mmrecnext.checkpoint.sources import check_source
 from mmrecnext.cli import (
     add_config_arguments,
     add_runner_arguments,
-    build_runner,
-    load_config,
-    move_data_root,
-    prepare,
+    prepare_run,
     run,
 )
-from mmrecnext.configs import type_of
-from mmrecnext.errors import ConfigError
-from mmrecnext.results import DrawHook, LabelMapHook
-from mmrecnext.tta import augment
-from mmrecnext.unlabelled import leave_out_annotations, metrics_of, missing_annotations
-
-PICKLES = ('.pkl', '.pickle')
+from mmrecnext.engine.build import build_runner
+from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.outputs import (
+    PICKLES,
+    check_out,
+    deploy,
+    drawing_settings,
+    drop_idle_metrics,
+    save_coco_json,
+)
+from mmrecnext.engine.prepare import move_data_root
+from mmrecnext.engine.results import DrawHook, LabelMapHook
+from mmrecnext.engine.tta import augment
+from mmrecnext.engine.unlabelled import leave_out_annotations, missing_annotations
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,7 +72,7 @@ def main():
     missing = missing_annotations(cfg) if cfg.get('test_dataloader') else None
     if missing:
         leave_out_annotations(cfg, missing, args.out)
-    prepare(cfg, args, splits=('test',))
+    prepare_run(cfg, args, splits=('test',))
     check_source(args.checkpoint)
     cfg.load_from = args.checkpoint
     if 'backbone' in cfg.model:
@@ -101,53 +104,6 @@ def main():
                 print(f'{kind} in {place}')
 
 
-def check_out(cfg: Config, out: str | None):
-    """Refuse a place that predictions of this framework cannot go to."""
-    if not out:
-        return
-    of_file = out.endswith((*PICKLES, '.json'))
-    if cfg.default_scope == 'mmdet' and not of_file:
-        raise ConfigError(
-            f'--out {out}: detections are saved in a file *.pkl, or *.json as of COCO'
-        )
-    if cfg.default_scope == 'mmseg' and out.endswith('.json'):
-        raise ConfigError(
-            f'--out {out}: segments are saved as label maps in a folder, or in a file '
-            '*.pkl'
-        )
-    if of_file == Path(out).is_dir() and Path(out).exists():
-        raise ConfigError(f'--out {out} is a {"folder" if of_file else "file"}')
-    (Path(out).parent if of_file else Path(out)).mkdir(parents=True, exist_ok=True)
-
-
-def save_coco_json(cfg: Config, out: str):
-    """Have the metric of COCO write what its server takes."""
-    metrics = [m for m in metrics_of(cfg) if type_of(m) == 'CocoMetric']
-    if not metrics:
-        raise ConfigError(f'--out {out}: no CocoMetric in test_evaluator writes it')
-    for metric in metrics:
-        metric.outfile_prefix = out.removesuffix('.json')
-
-
-def drop_idle_metrics(cfg: Config):
-    """Leave out metrics that would format label maps and have no folder for them."""
-    cfg.test_evaluator = [
-        m
-        for m in metrics_of(cfg)
-        if not (type_of(m) == 'IoUMetric' and m.get('format_only'))
-        or m.get('output_dir')
-    ]
-
-
-def drawing_settings(cfg: Config) -> dict:
-    """Return how to draw; a config without a visualizer gets its framework's."""
-    detects = cfg.default_scope == 'mmdet'
-    kind = 'DetLocalVisualizer' if detects else 'SegLocalVisualizer'
-    cfg.setdefault('visualizer', dict(type=kind, name='visualizer'))
-    hook = cfg.get('default_hooks', {}).get('visualization') or {}
-    return {'pred_score_thr': hook.get('score_thr', 0.3)} if detects else {}
-
-
 def closing(
     metrics: Mapping[str, float], missing: str | None, remarks: Sequence[str] = ()
 ) -> str:
@@ -165,13 +121,6 @@ def closing(
     else:
         said = 'no figures'
     return '; '.join([said, *remarks])
-
-
-def deploy(cfg: Config):
-    """Have the model brought into its inference form once its weights are loaded."""
-    # Averaged weights are what a checkpoint holds; their hook would swap unlike forms.
-    hooks = [h for h in cfg.get('custom_hooks') or () if h.type != 'EMAHook']
-    cfg.custom_hooks = [*hooks, dict(type='DeployHook')]
 
 
 if __name__ == '__main__':

@@ -7,29 +7,20 @@ if __name__ == '__main__':
     answer_signals()  # while the rest is imported
 
 import argparse
-import logging
-from pathlib import Path
 
-import torch
-from mmengine.config import Config
-from mmengine.logging import print_log
-
-from mmrecnext.checkpoint import read_checkpoint
 from mmrecnext.cli import (
     add_config_arguments,
     add_runner_arguments,
-    build_runner,
-    load_config,
-    prepare,
+    prepare_run,
     run,
 )
-from mmrecnext.errors import CheckpointError, ConfigError
+from mmrecnext.engine.build import build_runner
+from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.precision import AMP_DTYPES, use_amp
+from mmrecnext.engine.resume import resume_from, saved_checkpoints
+from mmrecnext.engine.stopping import first_process, lock
+from mmrecnext.errors import ConfigError
 from mmrecnext.files import remove_unfinished
-from mmrecnext.ops.conv import ONEDNN_DTYPES
-from mmrecnext.resume import check_resumable, latest_checkpoint, saved_checkpoints
-from mmrecnext.stopping import first_process, lock
-
-AMP_DTYPES = {'bf16': 'bfloat16', 'fp16': 'float16'}
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,7 +71,7 @@ def main():
     """Train."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
-    prepare(cfg, args, splits=('train', 'val'))
+    prepare_run(cfg, args, splits=('train', 'val'))
     if args.amp or args.amp_dtype:
         use_amp(cfg, args.amp_dtype)
     if args.auto_scale_lr:
@@ -91,7 +82,7 @@ def main():
         lock(cfg.work_dir)
         remove_unfinished(cfg.work_dir)
     if args.resume is not None:
-        resume(cfg, args.resume, args.new_schedule)
+        resume_from(cfg, args.resume, args.new_schedule)
     try:
         runner = build_runner(cfg)
         runner.new_schedule = args.new_schedule
@@ -101,62 +92,6 @@ def main():
         go_on = f'go on from {saved[0]} with --resume' if saved else 'nothing is saved'
         stop.args = (go_on,)
         raise
-
-
-def resume(cfg: Config, checkpoint: str, new_schedule: bool = False):
-    """Go on from a checkpoint, or start where ``auto`` finds none.
-
-    Raises:
-        CheckpointError: where training cannot go on from it.
-    """
-    schedulers = bool(cfg.get('param_scheduler')) and not new_schedule
-    if checkpoint == 'auto':
-        checkpoint = latest_checkpoint(cfg.work_dir, schedulers)
-        if checkpoint is None:
-            return
-    elif '://' not in checkpoint and not Path(checkpoint).expanduser().is_file():
-        raise CheckpointError(
-            f'there is no file {checkpoint} to resume from; --resume alone takes the '
-            f'latest of the work dir, {cfg.work_dir}'
-        )
-    else:
-        # Here, for building data and model takes a while.
-        check_resumable(read_checkpoint(checkpoint, 'cpu'), checkpoint, schedulers)
-    cfg.resume = True
-    cfg.load_from = checkpoint
-
-
-def use_amp(cfg: Config, dtype: str | None):
-    """Wrap the optimizer for mixed precision, whatever wrapper the config has.
-
-    Args:
-        cfg: config to change.
-        dtype: a key of ``AMP_DTYPES``; None for what MMEngine takes by itself.
-    """
-    wrapper = cfg.optim_wrapper
-    if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise ConfigError(
-            f'--amp: the optimizer is wrapped by {wrapper.type}; '
-            'it can only take the place of OptimWrapper'
-        )
-    if torch.cuda.is_available():
-        wrapper.type = 'AmpOptimWrapper'
-        wrapper.setdefault('loss_scale', 'dynamic')
-        if dtype:
-            wrapper.dtype = AMP_DTYPES[dtype]
-        return
-    if dtype == 'fp16':
-        raise ConfigError('--amp-dtype fp16 needs a GPU; a CPU trains in bf16')
-    if torch.bfloat16 not in ONEDNN_DTYPES:
-        print_log(
-            '--amp: oneDNN has no bf16 for this processor; its convolutions take many '
-            'times as long as in single precision',
-            'current',
-            logging.WARNING,
-        )
-    for option in ('loss_scale', 'dtype', 'use_fsdp'):
-        wrapper.pop(option, None)
-    wrapper.type = 'CPUAmpOptimWrapper'
 
 
 if __name__ == '__main__':

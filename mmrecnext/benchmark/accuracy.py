@@ -14,7 +14,7 @@ from functools import cache
 from mmengine.fileio import load
 
 from mmrecnext.benchmark.cases import kind_of, short_name
-from mmrecnext.configs import shipped
+from mmrecnext.engine.configs import shipped
 from mmrecnext.pretrained import FIGURES
 
 TOP1_OF_PEERS = {

@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from importlib import import_module
 
 import torch
-from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 from mmrecnext.benchmark.cases import DTYPES, Case
 from mmrecnext.benchmark.original import original_of
 from mmrecnext.checkpoint import load_network
-from mmrecnext.cli import fit_cpu, load_config
+from mmrecnext.engine.build import build_network, fit_cpu
+from mmrecnext.engine.configs import load_config
 from mmrecnext.errors import ConfigError
-from mmrecnext.fusion import switch_to_deploy
 from mmrecnext.models import RecNeXt
+from mmrecnext.models.fusion import switch_to_deploy
 
 PARTS = ('backbone', 'neck', 'heads', 'post-processing')
 OBJECTS = 8
@@ -38,9 +37,7 @@ def build_detector(case: Case, checkpoint: str | None = None) -> nn.Module:
     cfg.model.backbone.init_cfg = None
     cfg.model.pop('pretrained', None)
     fit_cpu(cfg)
-    registry = import_module(f'{cfg.default_scope}.registry')
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = registry.MODELS.build(cfg.model)
+    model = build_network(cfg.model, cfg.default_scope)
     if checkpoint:
         load_network(model, checkpoint)
     training = case.work == 'step'

@@ -13,9 +13,9 @@ from statistics import median, quantiles
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmrecnext.archs import ARCHS
+from mmrecnext.benchmark import operations
 from mmrecnext.benchmark.cases import Case, kind_of, short_name
 from mmrecnext.benchmark.detector import PartClock
 from mmrecnext.benchmark.original import Original
@@ -238,9 +238,8 @@ def count_flops(case: Case) -> int:
         else:
             model = build_backbone(case)
         images = torch.empty(case.batch, 3, *case.shape)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(images)
-    return counter.get_total_flops() * (3 if case.work == 'step' else 1)
+    flops = operations.count_flops(lambda: model.eval()(images), interpolation=False)
+    return flops * (3 if case.work == 'step' else 1)
 
 
 def speedups(results: Sequence[Result]) -> dict[Case, float]:

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrecnext.archs import NUM_STAGES, Arch
-from mmrecnext.fusion import fuse_conv_norms
 from mmrecnext.models import RecNeXt
+from mmrecnext.models.fusion import fuse_conv_norms
 
 KERNEL = 5
 EPSILON = 1e-6

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import platform
-import re
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 from rich.table import Table
 
-import mmrecnext
 from mmrecnext.benchmark.cases import Case
 from mmrecnext.benchmark.detector import PARTS
+from mmrecnext.benchmark.machine import machine
+from mmrecnext.benchmark.markdown import table
 from mmrecnext.benchmark.measure import Report, Result, speedups
 
 MIB = 2**20
@@ -26,32 +23,6 @@ LEGEND = (
     'fp32. matmul: rate over that of a large matrix product of the same type.'
 )
 TITLES = {'forward': 'inference', 'step': 'training step'}
-
-
-def machine(device: str) -> dict[str, str]:
-    """Describe what is measured on."""
-    kind = torch.device(device).type
-    if kind == 'cuda':
-        hardware = torch.cuda.get_device_name(device)
-    else:
-        hardware = f'{cpu_model()}, {torch.get_num_threads()} thread(s)'
-    return dict(
-        hardware=hardware,
-        torch=torch.__version__,
-        mmrecnext=mmrecnext.__version__,
-        date=time.strftime('%Y-%m-%d'),
-    )
-
-
-def cpu_model() -> str:
-    """Return the name of the processor and its widest vector and matrix units."""
-    info = Path('/proc/cpuinfo')
-    text = info.read_text() if info.is_file() else ''
-    name = re.search(r'model name\s*: (.*)', text)
-    flags = re.search(r'flags\s*: (.*)', text)
-    have = flags[1].split() if flags else []
-    units = [u for u in ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16') if u in have]
-    return ', '.join([name[1] if name else platform.processor(), *units])
 
 
 def describe(report: Report, device: str, clock: str = 'wall') -> str:
@@ -168,9 +139,7 @@ def as_markdown(
     title: str, columns: Sequence[str], body: Iterable[Sequence[str]]
 ) -> str:
     """Write a table for a document."""
-    lines = [columns, ['---'] * len(columns), *body]
-    table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-    return f'{title}:\n\n{table}\n'
+    return f'{title}:\n\n{table(columns, body)}\n'
 
 
 def as_data(report: Report, device: str) -> dict:

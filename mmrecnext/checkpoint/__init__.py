@@ -2,11 +2,13 @@
 
 from mmrecnext.checkpoint.files import read_file
 from mmrecnext.checkpoint.fit import explained_misfit, load_network, load_pretrained
+from mmrecnext.checkpoint.initializer import RecNeXtPretrainedInit
 from mmrecnext.checkpoint.sources import OWN_READER, read_checkpoint, register_loaders
 from mmrecnext.checkpoint.weights import backbone_weights, named_weights
 
 __all__ = [
     'OWN_READER',
+    'RecNeXtPretrainedInit',
     'backbone_weights',
     'explained_misfit',
     'load_network',

@@ -23,8 +23,8 @@ from mmrecnext.checkpoint.fit import (
 from mmrecnext.checkpoint.weights import HEAD, named_weights, some, without_prefix
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.files import write_file
-from mmrecnext.fusion import fuse_conv_norms
 from mmrecnext.models import RecNeXt
+from mmrecnext.models.fusion import fuse_conv_norms
 from mmrecnext.pretrained import INPUT_SIDE
 
 FORMS = ('published', 'safetensors', 'bare', 'backbone', 'fused', 'network')

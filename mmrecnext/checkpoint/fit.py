@@ -25,7 +25,8 @@ from mmrecnext.checkpoint.weights import (
     without_prefix,
 )
 from mmrecnext.errors import CheckpointError
-from mmrecnext.fusion import fold_outer_norms, fuse_conv_norms
+from mmrecnext.models import RecNeXt
+from mmrecnext.models.fusion import fold_outer_norms, fuse_conv_norms
 
 FUSED_STEM = 'stem.stem.0.weight'
 STEMS = ('stem.stem.0.conv.weight', FUSED_STEM)
@@ -118,8 +119,6 @@ def _deployed_weights(
 
 def _blank(arch: str | Mapping, **options) -> nn.Module:
     """Build a backbone for training, with no memory for weights."""
-    from mmrecnext.models import RecNeXt  # here: it imports this module
-
     with torch.device('meta'):
         return RecNeXt(arch, **options)
 

@@ -22,6 +22,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.dist import barrier
 from mmengine.logging import print_log
+from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmrecnext.checkpoint.files import read_file
 from mmrecnext.errors import CheckpointError, OptionError
@@ -64,8 +65,6 @@ def register_loaders():
     MMEngine reads its own checkpoints. And downloads go by that default too, while
     MMEngine's own way would run any code in them.
     """
-    from mmengine.runner.checkpoint import CheckpointLoader  # here: it is slow
-
     for prefixes, loader in (
         (OWN_READER, load_from_mmrecnext),
         (HUB_PREFIXES, load_from_hub),

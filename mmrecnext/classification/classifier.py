@@ -8,10 +8,9 @@ import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from mmrecnext.errors import OptionError
-from mmrecnext.fusion import affine
+from mmrecnext.errors import OptionError, check_flag, check_option, is_integer
 from mmrecnext.models import RecNeXt
-from mmrecnext.options import check_flag, check_option, is_integer
+from mmrecnext.models.fusion import affine
 
 POOLINGS = ('avg', '')
 

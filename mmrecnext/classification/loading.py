@@ -16,7 +16,7 @@ from mmrecnext.classification.classifier import (
 )
 from mmrecnext.classification.registration import chosen_weights
 from mmrecnext.errors import CheckpointError
-from mmrecnext.fusion import fuse_conv_norms
+from mmrecnext.models.fusion import fuse_conv_norms
 from mmrecnext.pretrained import get_pretrained
 
 ENDS = (f'{FIRST_CONV}.weight', f'{CLASSIFIERS[0]}.weight')

@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrecnext.archs import check_mixer
-from mmrecnext.errors import OptionError
+from mmrecnext.errors import OptionError, check_option, is_integer, is_settings
 from mmrecnext.models.blocks import ConvNorm
 from mmrecnext.ops.attention import attend
-from mmrecnext.options import check_option, is_integer, is_settings
 from mmrecnext.registry import MODELS
 
 torch.fx.wrap('attend')  # one node of a graph: its way depends on the size of maps

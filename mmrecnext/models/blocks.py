@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrecnext.archs import NUM_STAGES, Arch
-from mmrecnext.fusion import conv_of, conv_then_norm, fuse_whole, norm_then_conv
+from mmrecnext.models.fusion import conv_of, conv_then_norm, fuse_whole, norm_then_conv
 from mmrecnext.models.settings import build_norm
 from mmrecnext.ops import fast_paths
 from mmrecnext.ops.batch_norm import Normed, apply_norm

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrecnext.errors import check_option, is_integer
 from mmrecnext.ops.depthwise import DepthwiseConv2d
 from mmrecnext.ops.recconv import INTERPOLATIONS, recconv, runs_on_triton
-from mmrecnext.options import check_option, is_integer
 from mmrecnext.registry import MODELS
 
 

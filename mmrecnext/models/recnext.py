@@ -9,28 +9,26 @@ from functools import partial
 
 import torch
 from mmengine.model import BaseModule
-from mmengine.model.weight_init import PretrainedInit, update_init_info
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmrecnext.archs import Arch, get_arch
-from mmrecnext.checkpoint import load_pretrained
-from mmrecnext.errors import CheckpointError, OptionError
-from mmrecnext.fusion import fold_outer_norms
+from mmrecnext.errors import CheckpointError, OptionError, check_flag
 from mmrecnext.models.blocks import Block, Downsample, Stem, dilate
+from mmrecnext.models.fusion import fold_outer_norms
 from mmrecnext.models.settings import (
     check_init_cfg,
     check_norm_cfg,
     check_options,
     check_rate,
+    strictly_pretrained,
 )
 from mmrecnext.ops import fast_paths
 from mmrecnext.ops.conv import memory_format
 from mmrecnext.ops.replay import Moment
 from mmrecnext.ops.tracing import is_symbolic
-from mmrecnext.options import check_flag
 from mmrecnext.registry import MODELS
 
 # MMSegmentation hands the `pretrained` of a segmentor on to its backbone.
@@ -219,7 +217,7 @@ class RecNeXt(BaseModule):
             check_flag(name, value)
         check_norm_cfg(norm_cfg, arch.dims[0])
         check_init_cfg(init_cfg)
-        super().__init__(init_cfg)
+        super().__init__(strictly_pretrained(init_cfg))
         out_indices = tuple(out_indices)
         num_stages = max(out_indices) + 1
         strides = [min(stride, output_stride or stride) for stride in arch.strides]
@@ -245,28 +243,6 @@ class RecNeXt(BaseModule):
         self._freeze()
         if deploy:
             self.switch_to_deploy()
-
-    def init_weights(self):
-        """Initialise as ``init_cfg`` says; ``Pretrained`` weights must all fit.
-
-        Raises:
-            CheckpointError: where the pretrained weights are not those of this model.
-        """
-        cfgs = [self.init_cfg] if isinstance(self.init_cfg, Mapping) else self.init_cfg
-        is_pretrained = [
-            c['type'] in ('Pretrained', PretrainedInit) for c in cfgs or ()
-        ]
-        if self.is_init or not any(is_pretrained):
-            super().init_weights()
-            return
-        # MMEngine's own initialiser only logs weights that do not fit.
-        for cfg, pretrained in zip(cfgs, is_pretrained, strict=True):
-            if pretrained:
-                options = {k: v for k, v in cfg.items() if k != 'type'}
-                load_pretrained(self, **options)
-        self.is_init = True
-        if hasattr(self, '_params_init_info'):
-            update_init_info(self, init_info=f'Pretrained: {cfgs}')
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Extract features.

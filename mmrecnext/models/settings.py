@@ -11,13 +11,21 @@ from mmengine.model.weight_init import PretrainedInit
 from torch import nn
 
 from mmrecnext.archs import MOST_CHANNELS, NUM_STAGES, Arch
-from mmrecnext.errors import OptionError
-from mmrecnext.options import check_option, is_integer, is_number, is_settings
+from mmrecnext.errors import (
+    OptionError,
+    check_option,
+    is_integer,
+    is_number,
+    is_settings,
+)
 
 INIT_CFG = (
     'None, a dict with the `type` of an initialiser, or a list of them; of the type '
     'Pretrained with the `checkpoint`, a string, perhaps `prefix` and `map_location`'
 )
+PRETRAINED_TYPES = ('mmrecnext.Pretrained', 'Pretrained', PretrainedInit)
+"""Types of initialisers that load weights, ours first."""
+
 PRETRAINED = {'type', 'checkpoint', 'prefix', 'map_location'}
 NORM_CFG = (
     'a dict with the `type` of a norm layer of maps, such as BN, SyncBN, GN or IN, '
@@ -68,9 +76,25 @@ def check_init_cfg(init_cfg: Any):
         return
     for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
         is_valid = is_settings(cfg) and 'type' in cfg
-        if is_valid and cfg['type'] in ('Pretrained', PretrainedInit):
+        if is_valid and cfg['type'] in PRETRAINED_TYPES:
             is_valid = isinstance(cfg.get('checkpoint'), str) and {*cfg} <= PRETRAINED
         check_option('init_cfg', init_cfg, is_valid, INIT_CFG)
+
+
+def strictly_pretrained(init_cfg: dict | list[dict] | None) -> list[dict] | None:
+    """Have pretrained weights loaded by an initialiser that refuses unfit ones.
+
+    MMEngine's own only logs those that do not fit.
+
+    Returns:
+        Initialisations in the order in which they are done, weights last.
+    """
+    if init_cfg is None:
+        return None
+    cfgs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    own = [c for c in cfgs if c['type'] in PRETRAINED_TYPES]
+    others = [c for c in cfgs if c['type'] not in PRETRAINED_TYPES]
+    return [*others, *({**c, 'type': PRETRAINED_TYPES[0]} for c in own)]
 
 
 def build_norm(norm_cfg: Mapping, channels: int) -> nn.Module:

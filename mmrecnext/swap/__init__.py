@@ -1,6 +1,6 @@
 """A RecNeXt in the place of the backbone of any detector or segmentor."""
 
-from mmrecnext.configs import read_config
+from mmrecnext.engine.configs import read_config
 from mmrecnext.swap.backbone import swap_backbone
 from mmrecnext.swap.files import ABSENT, changes, plain, write_config
 

@@ -14,14 +14,14 @@ from mmengine.utils import is_seq_of
 
 from mmrecnext.archs import NUM_STAGES, Arch, get_arch
 from mmrecnext.checkpoint.sources import check_source, existing_file
-from mmrecnext.cli import SYNCED_NORMS
-from mmrecnext.configs import (
-    FRAMEWORKS,
+from mmrecnext.engine.build import SYNCED_NORMS
+from mmrecnext.engine.configs import (
     import_modules,
     read_config,
     spell_out,
     type_of,
 )
+from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.pretrained import get_pretrained
 from mmrecnext.swap.consumers import fit_consumers, fit_padding, is_pyramid

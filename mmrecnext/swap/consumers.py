@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import ConfigDict
 
 from mmrecnext.archs import NUM_STAGES, Arch
-from mmrecnext.configs import nodes, type_of
+from mmrecnext.engine.configs import nodes, type_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.swap.measure import (
     Map,

@@ -11,13 +11,13 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.utils import is_installed
 
-from mmrecnext.configs import (
-    FRAMEWORKS,
+from mmrecnext.engine.configs import (
     SUFFIXES,
     configs_of,
     locate,
     read_config,
 )
+from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import atomic_write
 

@@ -9,17 +9,16 @@ import importlib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from mmrecnext.archs import NUM_STAGES
-from mmrecnext.configs import type_of
+from mmrecnext.engine.build import build_network
+from mmrecnext.engine.configs import type_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import RecNeXt
 
@@ -57,34 +56,6 @@ class Map:
 
     channels: int
     stride: int
-
-
-class WithoutWeights(TorchFunctionMode):
-    """Has layers made without memory for their weights.
-
-    ``torch.device('meta')`` would reach further: some backbones compute options of
-    theirs, such as rates of stochastic depth, with tensors.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if func is torch.empty:
-            kwargs['device'] = 'meta'
-        return func(*args, **kwargs)
-
-
-def build(node: Mapping, scope: str, weights: bool = False) -> nn.Module:
-    """Build a part of a model, or a model.
-
-    Args:
-        node: its config.
-        scope: framework whose config it is, ``mmdet`` or ``mmseg``.
-        weights: whether to make memory for its weights.
-    """
-    importlib.import_module(f'{scope}.models')
-    mode = nullcontext() if weights else WithoutWeights()
-    with DefaultScope.overwrite_default_scope(scope), mode:
-        return MODELS.build(node)
 
 
 def measure_backbone(
@@ -256,7 +227,7 @@ def send(
             for m, s in zip(maps, sides, strict=True)
         )
     for layer in layers:
-        module = build(untrained(layer, scope), scope, weights=device == 'cpu')
+        module = build_network(untrained(layer, scope), scope, weights=device == 'cpu')
         if isinstance(module, RecNeXt):  # which tells
             return tuple(map(Map, module.out_channels, module.out_strides))
         module.to(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmrecnext.configs import type_of
+from mmrecnext.engine.configs import type_of
 from mmrecnext.errors import ConfigError
 
 ONE_SCALE = (

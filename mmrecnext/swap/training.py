@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
-from mmrecnext.configs import custom_modules, import_modules, nodes, type_of
+from mmrecnext.engine.configs import custom_modules, import_modules, nodes, type_of
+from mmrecnext.engine.optim import layers_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import RecNeXt
-from mmrecnext.optim import layers_of
 from mmrecnext.swap.measure import IMAGE_CHANNELS
 
 MEAN = [123.675, 116.28, 103.53]

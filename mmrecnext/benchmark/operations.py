@@ -1,0 +1,140 @@
+"""Counting parameters and operations, with nothing computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmrecnext.archs import ARCHS
+from mmrecnext.engine.build import build_network, fit_cpu
+from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.errors import OptionError
+from mmrecnext.models.fusion import switch_to_deploy
+from mmrecnext.pretrained import get_pretrained
+
+FLOPS_PER_MAC = 2
+MACS_PER_BILINEAR_PIXEL = 4
+
+PROPOSALS, MASKS = 1000, 100
+"""What a detector of two stages is given, as in MMDetection's own count."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model takes.
+
+    Args:
+        params: parameters in the inference form.
+        train_params: parameters in the training form.
+        macs: multiply-adds of an image, in the inference form.
+    """
+
+    params: int
+    train_params: int
+    macs: int
+
+
+def count_flops(call: Callable[[], object], interpolation: bool = True) -> int:
+    """Count the operations of convolutions and matrix products in a call.
+
+    Args:
+        call: what is to be counted, on tensors of the meta device.
+        interpolation: whether bilinear interpolation counts too.
+    """
+    bilinear = {torch.ops.aten.upsample_bilinear2d: _bilinear_flops}
+    counter = FlopCounterMode(
+        display=False, custom_mapping=bilinear if interpolation else None
+    )
+    with torch.no_grad(), torch.device('meta'), counter:
+        call()
+    return counter.get_total_flops()
+
+
+def _bilinear_flops(*args, out_shape: torch.Size, **kwargs) -> int:
+    return FLOPS_PER_MAC * MACS_PER_BILINEAR_PIXEL * out_shape.numel()
+
+
+def cost_of(model: nn.Module, run: Callable[[nn.Module], object]) -> Cost:
+    """Count what a model takes; it is brought into its inference form, in place.
+
+    Args:
+        model: a classifier, detector or segmentor on the meta device.
+        run: puts an image through it.
+    """
+    train_params = _count_parameters(model)
+    switch_to_deploy(model)
+    flops = count_flops(lambda: run(model))
+    return Cost(_count_parameters(model), train_params, flops // FLOPS_PER_MAC)
+
+
+def _count_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def classifier_cost(arch: str, height: int = 224, width: int = 224) -> Cost:
+    """Count what a classifier takes.
+
+    Args:
+        arch: a name in ``ARCHS``.
+        height: of the image, in pixels.
+        width: likewise.
+    """
+    from mmrecnext.classification import RecNeXtClassifier  # here: it needs timm
+
+    with torch.device('meta'):
+        model = RecNeXtClassifier(arch).eval()
+        image = torch.empty(1, 3, height, width)
+    return cost_of(model, lambda model: model(image))
+
+
+def arch_of(name: str) -> str:
+    """Return the arch of a model, whose name may be that of its weights.
+
+    Raises:
+        OptionError: for an unknown model.
+    """
+    try:
+        return get_pretrained(name).arch
+    except OptionError as error:
+        known = ', '.join(f'recnext_{arch}' for arch in ARCHS)
+        raise OptionError(f'unknown model {name!r}; the models are {known}') from error
+
+
+def network_cost(cfg: Config) -> Cost:
+    """Count what the detector or segmentor of a config takes; RoI align is left out.
+
+    The image is as large as the row of its framework says.
+    """
+    fit_cpu(cfg)
+    framework = framework_of(cfg)
+    model = build_network(cfg.model, framework.scope, weights=False).to('meta').eval()
+    image = torch.empty(1, 3, *framework.image_size, device='meta')
+    return cost_of(model, lambda model: run_networks(model, image, framework.heads))
+
+
+def run_networks(model: nn.Module, images: Tensor, heads: tuple[str, ...]):
+    """Run each network of a detector or segmentor, and nothing between them.
+
+    Args:
+        model: the model.
+        images: ``[N, 3, H, W]``.
+        heads: the parts of it that predict, as its framework names them.
+    """
+    maps = model.extract_feat(images)
+    for name in heads:
+        head = getattr(model, name, None)
+        if head is None or name == 'auxiliary_head':  # which only training runs
+            continue
+        if not hasattr(head, 'bbox_roi_extractor'):
+            head(maps)
+            continue
+        for part, number in (('bbox', PROPOSALS), ('mask', MASKS)):
+            extractor = getattr(head, f'{part}_roi_extractor')
+            size = extractor.roi_layers[0].output_size
+            rois = torch.empty(number, extractor.out_channels, *size)
+            getattr(head, f'{part}_head')(rois)

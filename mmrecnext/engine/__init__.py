@@ -1,0 +1,1 @@
+"""What runs whole detectors and segmentors."""

@@ -1,0 +1,218 @@
+"""MMEngine's runner, made to resume exactly and to refuse what would go wrong."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import torch
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS, OPTIMIZERS, RUNNERS
+from mmengine.runner import Runner as MMEngineRunner
+
+from mmrecnext.checkpoint import OWN_READER, explained_misfit, named_weights
+from mmrecnext.checkpoint.weights import check_values, some
+from mmrecnext.engine.channels import check_channels
+from mmrecnext.engine.data import DataHook, check_class_names, describe_empty
+from mmrecnext.engine.misbuilt import describe_unknown, is_raised_in
+from mmrecnext.engine.resume import ResumeHook, latest_checkpoint, settle_schedule
+from mmrecnext.engine.saving import saving_safely
+from mmrecnext.engine.segmentation import bound_memory
+from mmrecnext.errors import CheckpointError, ConfigError
+from mmrecnext.files import atomic_write
+from mmrecnext.models.fusion import switch_to_deploy
+
+
+class SeedHook(Hook):
+    """Makes chance depend on the seed, the rank and the step alone.
+
+    A run that was interrupted and resumed then repeats one that was not: MMEngine's
+    checkpoints hold no states of random generators. Data are augmented by Python's and
+    NumPy's generators, seeded by epoch (an iteration-based run, which is one epoch,
+    fetches what it skips); the model draws from PyTorch's, seeded by iteration. Worker
+    processes seed themselves: exact repetition takes ``num_workers=0``.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train_epoch(self, runner: MMEngineRunner):
+        """Seed what augments the data."""
+        seed = self.seed(runner, runner.epoch)
+        random.seed(seed)
+        np.random.seed(seed)
+
+    def before_train_iter(
+        self, runner: MMEngineRunner, batch_idx: int, data_batch=None
+    ):
+        """Seed what the model draws."""
+        torch.manual_seed(self.seed(runner, runner.iter))
+
+    @staticmethod
+    def seed(runner: MMEngineRunner, step: int) -> int:
+        """Mix seed, rank and step into 32 bits."""
+        sequence = np.random.SeedSequence([runner.seed, runner.rank, step])
+        return int(sequence.generate_state(1)[0])
+
+
+@HOOKS.register_module()
+class DeployHook(Hook):
+    """Tests the model in its inference form, which it is brought into once loaded."""
+
+    def before_test(self, runner: MMEngineRunner):
+        """Fold batch norms."""
+        switch_to_deploy(runner.model)
+
+
+class ValuesHook(Hook):
+    """Refuses weights that no training leaves, whatever loads them."""
+
+    def after_load_checkpoint(self, runner: MMEngineRunner, checkpoint: dict):
+        """Check the weights.
+
+        Raises:
+            CheckpointError: where none of them fits; and see
+                :func:`~mmrecnext.checkpoint.weights.check_values`.
+        """
+        model = runner.model
+        own = (model.module if is_model_wrapper(model) else model).state_dict()
+        weights = named_weights(checkpoint)
+        check_values(own, weights, runner._load_from)
+        # Elsewhere all must fit, and what does not is told.
+        to_fine_tune = not (runner.strict or runner._resume)
+        if to_fine_tune and not any(
+            name in own and own[name].shape == value.shape
+            for name, value in weights.items()
+        ):
+            raise CheckpointError(
+                f'nothing in {runner._load_from} fits the model of this config: it has '
+                f'{some(weights)}. Weights of a backbone or classifier are for '
+                'model.backbone.init_cfg, of the type Pretrained'
+            )
+
+
+@RUNNERS.register_module(name='RecNeXtRunner')
+class Runner(MMEngineRunner):
+    """MMEngine's runner, which also refuses to go on with nothing or with misfits.
+
+    Attributes:
+        strict (bool): whether a checkpoint to load must fit the model entirely, as it
+            must for a test; one to fine-tune from need not.
+        new_schedule (bool): whether a resumed run takes the settings of the optimizer
+            and the schedulers of the config, in place of those of the checkpoint.
+    """
+
+    strict = False
+    new_schedule = False
+
+    def register_hooks(self, *args, **kwargs):
+        """Register the hooks of the config, and those of every run."""
+        super().register_hooks(*args, **kwargs)
+        self.register_hook(SeedHook())
+        self.register_hook(DataHook())
+        self.register_hook(ValuesHook())
+        self.register_hook(ResumeHook())
+
+    def register_hook(self, hook, priority=None):
+        """Register a hook; in the place of MMEngine's that saves, our own."""
+        super().register_hook(saving_safely(hook), priority)
+
+    def build_model(self, model):
+        """Build the model; a segmentor's predictions then take little memory.
+
+        Raises:
+            ConfigError: where what follows a RecNeXt takes maps of other channels.
+        """
+        model = super().build_model(model)
+        check_channels(model)
+        bound_memory(model)
+        return model
+
+    def build_optim_wrapper(self, optim_wrapper):
+        """Build the optimizer and what wraps it.
+
+        Raises:
+            ConfigError: where there is no such optimizer.
+        """
+        if isinstance(optim_wrapper, dict):
+            optimizer = optim_wrapper.get('optimizer')
+            kind = optimizer.get('type') if isinstance(optimizer, dict) else None
+            if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+                raise ConfigError(describe_unknown(kind, OPTIMIZERS))
+        return super().build_optim_wrapper(optim_wrapper)
+
+    @staticmethod
+    def build_dataloader(dataloader, *args, **kwargs):
+        """Build a data loader.
+
+        Raises:
+            ConfigError: where its dataset is empty, or its class names do not match
+                the annotation file.
+        """
+        if isinstance(dataloader, dict) and isinstance(dataloader['dataset'], dict):
+            check_class_names(dataloader['dataset'])
+        try:
+            loader = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
+        except (TypeError, ValueError) as error:
+            # So NumPy answers MMEngine when it packs the samples of an empty dataset.
+            if 'need at least one array' in str(error):
+                raise ConfigError(describe_empty(dataloader['dataset'])) from error
+            if not is_raised_in(error, 'mmengine.runner', 'torch.utils.data'):
+                raise
+            raise ConfigError(f'a data loader cannot be built: {error}') from error
+        if len(loader.dataset) == 0:
+            raise ConfigError(describe_empty(dataloader['dataset']))
+        return loader
+
+    def load_checkpoint(self, filename, map_location='cpu', strict=False, **kwargs):
+        """Load a checkpoint, which must fit where it is tested or resumed.
+
+        Raises:
+            CheckpointError: where it must fit and does not.
+        """
+        strict = strict or self.strict or self._resume
+        source = f'{OWN_READER}{filename}'
+        if not strict:
+            return super().load_checkpoint(source, map_location, strict, **kwargs)
+        with explained_misfit(self.model, filename):
+            checkpoint = super().load_checkpoint(source, map_location, strict, **kwargs)
+        if self._resume:
+            settle_schedule(self, checkpoint)
+        return checkpoint
+
+    def load_or_resume(self):
+        """Load or resume what the config names; to resume, else the latest there is.
+
+        Raises:
+            CheckpointError: where none of those that are there can be resumed from.
+        """
+        if self._resume and self._load_from is None and not self._has_loaded:
+            needed = bool(self.param_schedulers) and not self.new_schedule
+            self._load_from = latest_checkpoint(self.work_dir, needed)
+            self._resume = self._load_from is not None
+        super().load_or_resume()
+
+    def resume(self, filename, *args, **kwargs):
+        """Resume from a checkpoint, which must fit and be complete.
+
+        Raises:
+            CheckpointError: where training cannot go on from it.
+        """
+        self._resume, self._load_from = True, filename
+        super().resume(filename, *args, **kwargs)
+
+    @master_only
+    def save_checkpoint(self, out_dir, filename, *args, **kwargs):
+        """Save a checkpoint: whole, or not at all.
+
+        Raises:
+            OSError: where it cannot be written; one of that name stays as it was.
+        """
+        if '://' in str(out_dir):
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            return
+        os.makedirs(out_dir, exist_ok=True)
+        with atomic_write(os.path.join(out_dir, filename)) as file:
+            super().save_checkpoint(str(file.parent), file.name, *args, **kwargs)

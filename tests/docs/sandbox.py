@@ -1,0 +1,177 @@
+"""A folder like a clone of the repository, with tiny data, in which the docs run."""
+
+import multiprocessing
+import os
+import runpy
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from safetensors.torch import save_file
+
+from mmrecnext.engine.build import fit_cpu
+from mmrecnext.engine.configs import load_config
+from mmrecnext.pretrained import Pretrained
+from tests.helpers import ROOT
+
+SIDE = 128  # of images, in pixels: two of the coarsest map, for batch norms to train
+BATCH = 2
+STEPS = 2  # of training
+REGIONS = 64  # of an image that the heads of a detector train with
+
+# Each command is a process of its own, forked from one that has imported all of this.
+CONTEXT = multiprocessing.get_context('forkserver')
+PRELOADED = [
+    'mmrecnext.classification',
+    'mmrecnext.engine.runner',
+    'pandas',
+    *(
+        f'{framework}.{part}'
+        for framework in ('mmdet', 'mmseg')
+        for part in ('apis', 'datasets', 'engine', 'evaluation', 'models')
+    ),
+]
+OUTPUTS = ('data', 'work_dirs', 'build')
+IMAGENET_LABELS = ('n01440764', 'n01443537', 'n01484850')
+# That a command may take before it counts as stuck. A training step in bf16 takes
+# minutes on processors without instructions for it.
+SECONDS = 900
+
+
+@dataclass
+class Result:
+    """How a command ended and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str = ''
+
+
+def python(argv, cwd) -> Result:
+    """Run ``python ARGV``: a script, or ``-m`` and a module."""
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    log = Path(cwd, '.log')
+    process = CONTEXT.Process(target=_enter, args=(argv, cwd, dict(os.environ), log))
+    process.start()
+    process.join(SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return Result(process.exitcode, log.read_text(errors='replace'))
+
+
+def _enter(argv, cwd, environment, log):
+    os.chdir(cwd)
+    os.environ.update(environment)
+    torch.set_num_threads(1)  # two would wait for each other on a busy machine
+    with log.open('wb') as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if argv[0] == '-m':
+        sys.argv = argv[1:]
+        sys.path.insert(0, str(cwd))
+        runpy.run_module(argv[1], run_name='__main__', alter_sys=True)
+    else:
+        sys.argv = argv
+        sys.path.insert(0, str(Path(cwd, argv[0]).resolve().parent))
+        runpy.run_path(argv[0], run_name='__main__')
+
+
+def smaller(cfg: Config, steps: int = STEPS) -> list[str]:
+    """Return ``--cfg-options`` for a few steps on small images, in one process."""
+    options = {'default_hooks.logger.interval': 1}
+    for split in ('train', 'val', 'test'):
+        if loader := cfg.get(f'{split}_dataloader'):
+            at = f'{split}_dataloader'
+            options[f'{at}.num_workers'] = 0
+            options[f'{at}.persistent_workers'] = False
+            options[f'{at}.batch_size'] = BATCH
+            options |= _smaller_dataset(loader.dataset, f'{at}.dataset')
+    options |= _smaller_steps(cfg.get('tta_pipeline', []), 'tta_pipeline')
+    if cfg.get('train_cfg'):
+        unit = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
+        steps = steps if unit == 'max_iters' else steps // STEPS
+        options[f'train_cfg.{unit}'] = options['train_cfg.val_interval'] = steps
+        options['default_hooks.checkpoint.interval'] = steps
+    if 'size' in cfg.model.get('data_preprocessor', {}):
+        options['model.data_preprocessor.size'] = (SIDE, SIDE)
+    if 'sampler' in ((cfg.model.get('train_cfg') or {}).get('rcnn') or {}):
+        options['model.train_cfg.rcnn.sampler.num'] = REGIONS
+    return [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
+
+
+def _smaller_dataset(dataset, at):
+    if 'dataset' in dataset:
+        return _smaller_dataset(dataset.dataset, f'{at}.dataset')
+    options = _smaller_steps(dataset.pipeline, f'{at}.pipeline')
+    return options | {f'{at}.indices': STEPS * BATCH}
+
+
+def _smaller_steps(pipeline, at):
+    options = {}
+    for i, step in enumerate(pipeline):
+        for key in {'scale', 'crop_size'} & set(step):
+            options[f'{at}.{i}.{key}'] = (SIDE, SIDE)
+    return options
+
+
+def save_random_weights(config: str, file: Path, **meta):
+    """Save a checkpoint of the model of ``config``, untrained."""
+    cfg = load_config(str(config))
+    cfg.model.backbone.init_cfg = None
+    fit_cpu(cfg)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        registry = import_module(f'{cfg.default_scope}.registry')
+        model = registry.MODELS.build(cfg.model)
+    torch.save({'meta': meta, 'state_dict': model.state_dict()}, file)
+
+
+def make_world(folder: Path, data: dict[str, Path]):
+    """Make a folder with all that commands of the docs read, but weights.
+
+    Args:
+        folder: to be made.
+        data: where the data sets stand, by the name of a link in ``data``.
+    """
+    folder.mkdir(parents=True)
+    for entry in ROOT.iterdir():
+        if not entry.name.startswith('.') and entry.name not in OUTPUTS:
+            (folder / entry.name).symlink_to(entry)
+    for name, source in data.items():
+        shutil.copytree(source, folder / 'data' / name, symlinks=True)
+    photo = np.random.RandomState(0).randint(0, 255, (SIDE, SIDE, 3), np.uint8)
+    photos = ['photo.jpg', 'folder/photo.jpg']
+    photos += [f'imagenet/val/{label}/photo.jpg' for label in IMAGENET_LABELS]
+    for file in photos:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / file), photo)
+    fourcc = cv2.VideoWriter_fourcc(*'mp4v')
+    film = cv2.VideoWriter(str(folder / 'film.mp4'), fourcc, 5, (SIDE, SIDE))
+    film.write(photo)
+    film.release()
+
+
+def save_published(folder: Path, weights: Pretrained, state: dict):
+    """Save made-up weights where downloads of the published ones are kept.
+
+    The classifier of the released file knows as many classes as ``imagenet`` has, that
+    of the hub 1,000.
+    """
+    file = folder / 'hub/checkpoints' / Path(weights.url).name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    few = len(IMAGENET_LABELS)
+    released = {k: v[:few] if '.linear.' in k else v for k, v in state.items()}
+    torch.save({'model': released}, file)
+
+    cache = folder / 'hub' / f'models--{weights.hub_id.replace("/", "--")}'
+    (cache / 'refs').mkdir(parents=True)
+    (cache / 'refs/main').write_text('0')
+    (cache / 'snapshots/0').mkdir(parents=True)
+    save_file(state, cache / 'snapshots/0/model.safetensors')

@@ -1,0 +1,260 @@
+"""Pictures predicted one by one, as a test of the same config predicts them."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.structures import BaseDataElement
+
+from mmrecnext.engine import segmentation
+from mmrecnext.engine.predictor import (
+    Predictor,
+    describe_classes,
+    displayable,
+    label_map_of,
+)
+from mmrecnext.engine.segmentation import bound_memory, label_map
+from mmrecnext.errors import ConfigError
+from tests.helpers import ROOT, tool
+
+CLASSES = ('background', 'circle', 'square', 'triangle', 'star', 'cross')
+WAYS = {
+    'colour': (np.uint8, 3, 'color'),
+    '16 bits': (np.uint16, 3, 'unchanged'),
+    'grey': (np.uint8, 1, 'grayscale'),
+    'four bands': (np.uint8, 4, 'unchanged'),
+}
+
+
+def make_config(kind: str, data, bands=3, color_type='color') -> Config:
+    cfg = Config.fromfile(ROOT / f'configs/{kind}_recnext_m0_shapes.py')
+    cfg.model.backbone.update(arch=dict(base='m0', depths=(1, 1, 1, 1)))
+    cfg.model.backbone.in_channels = bands
+    cfg.model.data_preprocessor.update(
+        mean=[100.0] * bands, std=[60.0] * bands, bgr_to_rgb=bands == 3
+    )
+    dataset = cfg.test_dataloader.dataset
+    dataset.data_root = str(data)
+    dataset.pipeline[0].update(color_type=color_type)
+    dataset.pipeline[1].update(scale=(64, 64))
+    for name in ('test_pipeline', 'visualizer'):
+        cfg._cfg_dict.pop(name, None)
+    return cfg
+
+
+def save_weights(cfg: Config, file, **meta) -> str:
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    torch.save({'state_dict': model.state_dict(), 'meta': meta}, file)
+    return str(file)
+
+
+def as_tested(cfg: Config, model, index=0):
+    """What the loop of a test makes of a picture of the data set."""
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    data = dataset[index]
+    with torch.no_grad():
+        sample = model.test_step(pseudo_collate([data]))[0]
+    return data['data_samples'].img_path, sample
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_label_maps_are_those_of_a_test(way, tmp_path):
+    dtype, bands, color_type = WAYS[way]
+    for kind in ('images', 'annotations'):
+        (tmp_path / kind / 'validation').mkdir(parents=True)
+    random = np.random.default_rng(0)
+    top = np.iinfo(dtype).max
+    picture = random.integers(0, top, (48, 80, bands), dtype=dtype)
+    cv2.imwrite(str(tmp_path / 'images/validation/a.png'), picture)
+    labels = np.ones((48, 80), np.uint8)
+    cv2.imwrite(str(tmp_path / 'annotations/validation/a.png'), labels)
+    cfg = make_config('sem_fpn', tmp_path, bands, color_type)
+    cfg.test_dataloader.dataset.img_suffix = '.png'
+    predictor = Predictor(cfg, save_weights(cfg, tmp_path / 'weights.pth'))
+
+    reference = MODELS.build(cfg.model).eval()
+    reference.load_state_dict(predictor.model.state_dict())
+    _, sample = as_tested(cfg, reference)
+    for model in (reference, predictor.model):  # no class wins everywhere then
+        model.decode_head.conv_seg.bias.data -= sample.seg_logits.data.mean((1, 2))
+    file, sample = as_tested(cfg, reference)
+    picture, found = predictor(file)
+    assert 'seg_logits' in sample and 'seg_logits' not in found
+    assert found.pred_sem_seg.data.equal(sample.pred_sem_seg.data)
+    assert len(np.unique(label_map_of(found))) > 1
+    assert picture.dtype == dtype
+    shares = predictor.describe(found)['shares']
+    assert shares.keys() <= {*CLASSES} and sum(shares.values()) == pytest.approx(
+        1, 1e-3
+    )
+    drawn = predictor.draw(picture, found)
+    assert drawn.shape == (48, 80, 3) and drawn.dtype == np.uint8
+
+
+def test_detections_are_those_of_a_test(shapes, tmp_path):
+    cfg = make_config('mask_rcnn', shapes)
+    cfg.model.test_cfg.rcnn.score_thr = 0.0
+    predictor = Predictor(cfg, save_weights(cfg, tmp_path / 'w.pth'), score_thr=0)
+    reference = MODELS.build(cfg.model).eval()
+    reference.load_state_dict(predictor.model.state_dict())
+    file, sample = as_tested(cfg, reference)
+    picture, found = predictor(file)
+    assert len(found.pred_instances) > 0
+    for name, value in sample.pred_instances.items():
+        assert value.equal(found.pred_instances[name]), name
+    detections = predictor.describe(found)['detections']
+    assert len(detections) == len(found.pred_instances)
+    assert detections[0]['mask']['size'] == [96, 96]
+    assert predictor.draw(picture, found).shape == (96, 96, 3)
+
+
+def test_frames_of_a_video_are_pictures(shapes, tmp_path):
+    cfg = make_config('sem_fpn', shapes)
+    predictor = Predictor(cfg, save_weights(cfg, tmp_path / 'weights.pth'))
+    image = cv2.imread(str(next((shapes / 'val2017').iterdir())))
+    video = str(tmp_path / 'clip.avi')
+    writer = cv2.VideoWriter(video, cv2.VideoWriter_fourcc(*'MJPG'), 5, (96, 96))
+    writer.write(image)
+    writer.release()
+    _, frame = cv2.VideoCapture(video).read()
+    cv2.imwrite(str(tmp_path / 'frame.png'), frame)
+    ((picture, sample),) = predictor.frames(video)
+    assert (picture == frame).all()
+    _, alone = predictor(tmp_path / 'frame.png')
+    assert sample.pred_sem_seg.data.equal(alone.pred_sem_seg.data)
+
+
+class TestLabelMap:
+    @pytest.mark.parametrize('align_corners', [False, True])
+    @pytest.mark.parametrize('size', [(31, 53), (7, 5), (3, 2)])
+    @pytest.mark.parametrize('at_once', [1, 3, 100])
+    def test_is_the_argmax(self, size, align_corners, at_once, monkeypatch):
+        monkeypatch.setattr(
+            segmentation, 'ENLARGED_BYTES', at_once * 4 * size[0] * size[1]
+        )
+        logits = torch.randn(11, 7, 5)
+        logits[4] = logits[2]  # of equal ones, the first
+        large = F.interpolate(
+            logits[None], size, mode='bilinear', align_corners=align_corners
+        )
+        expected = large[0].argmax(0)
+        assert label_map(logits, size, align_corners).equal(expected)
+
+    @pytest.mark.parametrize('channels', [1, 4])
+    @pytest.mark.parametrize('flip', [None, 'horizontal', 'vertical'])
+    def test_padding_and_flips_are_undone(self, channels, flip, shapes):
+        from mmseg.structures import SegDataSample
+
+        cfg = make_config('sem_fpn', shapes)
+        init_default_scope('mmseg')
+        head = dict(num_classes=max(channels, 2), out_channels=channels, threshold=0.4)
+        loss = dict(type='CrossEntropyLoss', use_sigmoid=channels == 1)
+        cfg.model.decode_head.update(head, loss_decode=loss)
+        model = MODELS.build(cfg.model).eval()
+        logits = torch.randn(2, channels, 12, 16)
+        meta = dict(ori_shape=(21, 30), img_padding_size=(1, 3, 0, 2))
+        if flip:
+            meta.update(flip=True, flip_direction=flip)
+
+        def post_process():
+            samples = [SegDataSample(metainfo=meta) for _ in range(2)]
+            return model.postprocess_result(logits.clone(), samples)
+
+        expected = post_process()
+        bound_memory(model)
+        for old, new in zip(expected, post_process(), strict=True):
+            assert new.pred_sem_seg.data.dtype == torch.int64
+            assert new.pred_sem_seg.data.equal(old.pred_sem_seg.data.long())
+
+
+class TestClasses:
+    DATASET = dict(type='ADE20KDataset')
+
+    @pytest.fixture(autouse=True)
+    def scope(self):
+        init_default_scope('mmseg')
+
+    def test_the_checkpoint_goes_first_then_the_config_then_the_type(self):
+        import mmseg.datasets  # noqa: F401
+
+        named = dict(self.DATASET, metainfo=dict(classes=('bolt', 'nut')))
+        old = dict(CLASSES=['screw'], PALETTE=[[1, 2, 3]])
+        assert describe_classes(old, named)['classes'] == ('screw',)
+        assert describe_classes(old, named)['palette'] == [[1, 2, 3]]
+        meta = describe_classes({}, named)
+        assert meta['classes'] == ('bolt', 'nut') and len(meta['palette']) == 2
+        assert describe_classes({}, self.DATASET)['classes'][0] == 'wall'
+
+    def test_names_of_another_number_of_classes_are_not_the_model_s(self):
+        import mmseg.datasets  # noqa: F401
+
+        two = dict(dataset_meta=dict(classes=('bolt', 'nut')))
+        assert len(describe_classes(two, self.DATASET, 150)['classes']) == 150
+        assert len(describe_classes(two, self.DATASET, 2)['classes']) == 2
+        assert len(describe_classes(two, self.DATASET, 7)['classes']) == 2
+
+    def test_none_at_all_is_told(self):
+        with pytest.raises(ConfigError, match='neither the checkpoint nor the config'):
+            describe_classes({}, dict(type='BaseSegDataset'))
+
+    def test_a_class_without_a_name_is_told(self, shapes, tmp_path):
+        cfg = make_config('sem_fpn', shapes)
+        cfg.test_dataloader.dataset.metainfo.classes = ('one',)
+        meta = dict(dataset_meta=dict(classes=('one',), palette=[[0, 0, 0]]))
+        predictor = Predictor(cfg, save_weights(cfg, tmp_path / 'w.pth', **meta))
+        sample = BaseDataElement()
+        sample.pred_sem_seg = BaseDataElement(data=torch.ones(1, 2, 2))
+        with pytest.raises(ConfigError, match=r'class 1, .*names of 1 classes'):
+            predictor.describe(sample)
+
+
+def test_what_people_see_has_eight_bits_and_three_colours():
+    dark = np.array([[0, 1000], [4000, 2000]], np.uint16)
+    shown = displayable(dark)
+    assert shown.dtype == np.uint8 and shown[..., 1].tolist() == [[0, 63], [255, 127]]
+    bands = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    assert (displayable(bands) == bands[..., :3]).all()
+    assert displayable(np.float32([[0.5, 1], [np.nan, 0]]))[0, 1, 0] == 255
+
+
+def test_odd_pictures_lose_no_others(shapes, tmp_path, monkeypatch, capsys):
+    infer = tool('infer')
+    cfg = make_config('sem_fpn', shapes)
+    cfg.dump(tmp_path / 'config.py')
+    weights = save_weights(cfg, tmp_path / 'weights.pth')
+    folder = tmp_path / 'pictures'
+    (folder / 'inner').mkdir(parents=True)
+    good = next((shapes / 'val2017').iterdir()).read_bytes()
+    (folder / 'a_good.jpg').write_bytes(good)
+    (folder / 'b_half.jpg').write_bytes(good[: len(good) // 2])
+    (folder / 'c_empty.png').touch()
+    cv2.imwrite(str(folder / 'd_line.png'), np.full((1, 500, 3), 90, np.uint8))
+    (folder / 'inner/a_good.jpg').write_bytes(good)
+    out = tmp_path / 'out'
+    args = [tmp_path / 'config.py', weights, folder, folder / 'inner']
+    args += ['--out-dir', out, '--label-maps', '--device', 'cpu']
+    monkeypatch.setattr('sys.argv', ['infer.py', *map(str, args)])
+    with pytest.raises(ConfigError) as told:
+        infer.main()
+    for name in ('b_half.jpg', 'c_empty.png'):
+        assert f'{folder / name} is not an image that can be read' in str(told.value)
+    predictions = json.loads((out / 'predictions.json').read_text())
+    assert {p['picture'] for p in predictions} >= {'a_good.png', 'a_good_2.png'}
+    for prediction in predictions:
+        drawn = cv2.imread(str(out / prediction['picture']))
+        labels = cv2.imread(str(out / 'label_maps' / prediction['picture']), -1)
+        assert labels.shape == drawn.shape[:2] and labels.max() < len(CLASSES)
+        shares = {
+            CLASSES[i]: round(float((labels == i).mean()), 4) for i in np.unique(labels)
+        }
+        assert prediction['shares'] == shares

@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from mmrecnext import RecNeXt
+from tests.models.test_recnext import SERIES
+
+SIZES = [(480, 640), (512, 512), (483, 641), (800, 1344)]
+
+
+@pytest.mark.parametrize('series', SERIES)
+@torch.no_grad()
+def test_one_graph_for_every_size(series):
+    """The whole backbone compiles, and once for all sizes of an image."""
+    model = RecNeXt(SERIES[series])
+    model.switch_to_deploy()
+    torch.compiler.reset()
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=count)
+    for size in SIZES:
+        maps = compiled(torch.zeros(1, 3, *size))
+        assert [tuple(x.shape[2:]) for x in maps] == [
+            (-(-size[0] // stride), -(-size[1] // stride))
+            for stride in model.out_strides
+        ]
+    assert len(graphs) == 1

@@ -1,0 +1,254 @@
+"""What ends a tool is told in a line, and in its exit status."""
+
+import ast
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from mmrecnext.cli import run
+from mmrecnext.engine.stopping import lock
+from mmrecnext.errors import ConfigError, UserError
+from mmrecnext_autoload import leave
+from tests.helpers import ROOT
+
+LAUNCHED = """
+import sys
+from pathlib import Path
+
+import torch
+from mmrecnext.cli import run as tool
+from tests.engine.test_resume import run
+
+WRAPPER = dict(
+    type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+)
+
+
+def main():
+    torch.distributed.init_process_group('gloo')
+    run(
+        Path(sys.argv[1]),
+        100000,
+        by_epoch=False,
+        hook=dict(interval=100000),
+        launcher='pytorch',
+        log_level='INFO',
+        cfg=dict(model_wrapper_cfg=WRAPPER),
+    )
+
+
+tool(main)
+"""
+"""A run of two processes, to be stopped."""
+
+PATIENCE = 300
+"""Seconds after which a run that says or does nothing is stuck."""
+
+
+@pytest.fixture
+def ended(monkeypatch, capsys):
+    """Return the exit status of a tool that runs some function, and what it says."""
+    # A tool that another test imported in this process may answer it.
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def ended(main):
+        monkeypatch.setattr(sys, 'argv', ['tools/some.py'])
+        with pytest.raises(SystemExit) as exit:
+            run(main)
+        code = exit.value.code
+        said = capsys.readouterr().err
+        return (1, code) if isinstance(code, str) else (code, said.strip())
+
+    yield ended
+    signal.signal(signal.SIGTERM, before)
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+def test_errors_name_the_file(ended, tmp_path):
+    image = tmp_path / 'cut.jpg'
+    Image.new('RGB', (64, 64)).save(image)
+    image.write_bytes(image.read_bytes()[:400])
+
+    def load(path):
+        Image.open(path).load()
+
+    code, said = ended(lambda: load(image))
+    assert code == 1 and re.match(rf'some.py: error: {image}: .*runcated', said)
+    assert ended(lambda: os.stat(tmp_path / 'none')) == (
+        1,
+        f'some.py: error: {tmp_path}/none: No such file or directory',
+    )
+    full = OSError(28, 'No space left on device', 'a/b.pth')
+    expected = 'some.py: error: a/b.pth: No space left on device'
+    assert ended(raising(full)) == (1, expected)
+    # What names it by itself is not told twice.
+    assert ended(raising(FileNotFoundError('no file x'))) == (
+        1,
+        'some.py: error: no file x',
+    )
+
+
+def test_control_characters_do_not_reach_the_terminal(ended):
+    error = UserError('no key a\x1b[2Jb\nc\udcff\u202ed')
+    expected = r'some.py: error: no key a\x1b[2Jb\nc\udcff\u202ed'
+    assert ended(raising(error)) == (1, expected)
+    assert ended(raising(OSError(2, 'None', 'a\x1b\n'))) == (
+        1,
+        r'some.py: error: a\x1b\n: None',
+    )
+
+
+@pytest.fixture
+def interruptible():
+    """Take Ctrl-C, which a shell has its background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('interruptible')
+def test_signals(ended):
+    assert ended(lambda: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9)) == (
+        130,
+        'some.py: stopped',
+    )
+    assert ended(lambda: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(9)) == (
+        143,
+        'some.py: stopped',
+    )
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    with pytest.raises(ZeroDivisionError):  # a fault of ours has its traceback
+        run(lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(('number', 'status'), [('SIGINT', 130), ('SIGTERM', 143)])
+def test_signals_while_a_tool_is_imported(number, status, tmp_path):
+    """Also where what is imported catches all exceptions."""
+    (tmp_path / 'some.py').write_text(
+        'import os, signal, time\n'
+        'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+        'from mmrecnext_autoload import answer_signals\n'
+        'answer_signals()\n'
+        'try:\n'
+        f'    os.kill(os.getpid(), signal.{number})\n'
+        '    time.sleep(9)\n'
+        'except BaseException:\n'
+        '    pass\n'
+    )
+    ended = subprocess.run(
+        [sys.executable, tmp_path / 'some.py'],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
+    assert (ended.returncode, ended.stderr) == (status, 'some.py: stopped\n')
+
+
+@pytest.mark.parametrize('tool', sorted((ROOT / 'tools').glob('*.py')), ids=str)
+def test_tools_answer_signals_before_anything_is_imported(tool):
+    body = ast.parse(tool.read_text()).body
+    if 'run(main)' not in ast.unparse(body[-1]):
+        return  # of the standard library alone
+    first = next(
+        x
+        for x in body[1:]
+        if not (isinstance(x, ast.ImportFrom) and x.module == '__future__')
+    )
+    assert 'answer_signals()' in ast.unparse(first)
+
+
+@pytest.mark.usefixtures('interruptible')
+def test_a_running_tool_answers_as_it_did(ended, monkeypatch):
+    signal.signal(signal.SIGINT, leave)
+    assert ended(lambda: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9)) == (
+        130,
+        'some.py: stopped',
+    )
+
+
+def test_readers_that_leave(ended, monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setattr(sys, 'stdout', os.fdopen(writer, 'w'))
+    os.close(reader)
+    assert ended(lambda: print('more')) == (141, '')
+
+
+def stop_when(text, process, number, log):
+    """Send a signal once a run has said something; return its exit status."""
+    wait_for(text, process, log)
+    process.send_signal(number)
+    return process.wait(PATIENCE)
+
+
+def wait_for(text, process, log):
+    """Wait until a run has said something."""
+    end = time.monotonic() + PATIENCE
+    while text not in log.read_text():
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < end, f'not said: {text}\n{log.read_text()[-3000:]}'
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Start a command with its output in a file; return the process and the file."""
+    processes = []
+
+    def started(*command):
+        log = tmp_path / f'log{len(processes)}'
+        with log.open('w') as file:
+            process = subprocess.Popen(
+                [sys.executable, *map(str, command)],
+                stdout=file,
+                stderr=file,
+                env={**os.environ, 'OMP_NUM_THREADS': '1'},
+                cwd=ROOT,
+            )
+        processes.append(process)
+        return process, log
+
+    yield started
+    for process in processes:
+        process.kill()
+
+
+def test_terminated_run_saves_and_has_its_work_dir_alone(started, shapes, tmp_path):
+    work_dir = tmp_path / 'run'
+    options = ['--data-root', shapes, '--work-dir', work_dir, '--cfg-options']
+    options += ['train_dataloader.batch_size=2', 'default_hooks.logger.interval=1']
+    command = ['tools/train.py', 'sem_fpn_recnext_m0_shapes.py', *options]
+    process, log = started(*command)
+    wait_for('Iter(train)', process, log)
+    with pytest.raises(ConfigError, match=f'another run.*process {process.pid} on'):
+        lock(str(work_dir))
+    assert stop_when('Iter(train)', process, signal.SIGTERM, log) == 143
+    (saved,) = work_dir.glob('iter_*.pth')
+    last = log.read_text().splitlines()[-1]
+    assert last == f'train.py: stopped: go on from {saved} with --resume'
+    assert 'Traceback' not in log.read_text()
+    lock(str(work_dir))
+
+
+def test_terminated_run_of_two_processes(started, tmp_path, monkeypatch):
+    script = tmp_path / 'launched.py'
+    script.write_text(LAUNCHED)
+    options = ['--nproc_per_node', 2, '--master_port', 0, '--standalone']
+    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    monkeypatch.setenv('PYTHONPATH', path)
+    process, log = started('-m', 'mmrecnext.launch', *options, script, tmp_path / 'run')
+    assert stop_when('(train) [', process, signal.SIGTERM, log) == 143
+    assert len([*tmp_path.glob('run/iter_*.pth')]) == 1
+    assert 'Traceback' not in log.read_text()
+    assert log.read_text().splitlines().count('launched.py: stopped') == 1
