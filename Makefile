@@ -11,7 +11,7 @@ help:  ## list the commands
 
 env: $(VENV)/.ready  ## make the environment in .venv, from pinned requirements
 
-$(VENV)/.ready: $(wildcard requirements/*.txt) setup.py
+$(VENV)/.ready: $(wildcard requirements/*.txt) pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -r requirements/dev.txt
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .

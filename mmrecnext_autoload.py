@@ -2,7 +2,7 @@
 
 Back mmcv's operators: MMDetection imports ``mmcv.ops`` before it reads which backbone a
 config names. PyTorch calls :func:`install` at the end of ``import torch`` (entry point
-``torch.backends`` in ``setup.py``); mmrecnext itself is imported only once
+``torch.backends`` in ``pyproject.toml``); mmrecnext itself is imported only once
 ``mmcv._ext`` is asked for and found nowhere else. ``TORCH_DEVICE_BACKEND_AUTOLOAD=0``
 keeps this off.
 

@@ -1,3 +1,3 @@
-"""The version of mmrecnext, read by ``setup.py`` too."""
+"""The version of mmrecnext, read by ``pyproject.toml`` too."""
 
 __version__ = '0.1.0'
