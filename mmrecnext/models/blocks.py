@@ -1,21 +1,19 @@
 """The parts that all series share, from the smallest to the largest."""
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from math import gcd
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrecnext.archs import NUM_STAGES, Arch
+from mmrecnext.archs import Arch
 from mmrecnext.models.fusion import conv_of, conv_then_norm, fuse_whole, norm_then_conv
 from mmrecnext.models.settings import build_norm
-from mmrecnext.ops import fast_paths
 from mmrecnext.ops.batch_norm import Normed, apply_norm
-from mmrecnext.ops.conv import conv_gelu, mix_channels
 from mmrecnext.ops.depthwise import DepthwiseConv2d
-from mmrecnext.ops.recompute import is_gelu, lean, same
+from mmrecnext.ops.recompute import recompute
+from mmrecnext.ops.residual import in_turn, residual, residual_of
 from mmrecnext.registry import MODELS
 
 
@@ -83,16 +81,6 @@ class ChannelMixer(nn.Sequential):
             ConvNorm(hidden, channels, **layers),
         )
 
-    def add_to(self, residual: Tensor, x: Tensor, overwrite: bool = False) -> Tensor:
-        """Return ``residual + self(x)``, which may ``overwrite`` ``x``.
-
-        For inference, where no layer of this one has a hook.
-        """
-        expand, gelu, project = self
-        if not is_gelu(gelu):
-            return residual + self(x)
-        return mix_channels(x, expand, project, residual, overwrite)
-
 
 class Stem(nn.Module):
     """3x3 convolutions that reduce the image to the first stage's map.
@@ -115,14 +103,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Reduce ``[N, C, H, W]`` by the product of the strides."""
-        if self.training:
-            return lean(same, (), self.stem, x)[0]
-        layers = list(self.stem)
-        if not fast_paths.suit(self.stem) or not all(map(is_gelu, layers[1::2])):
-            return self.stem(x)
-        for conv, gelu in zip_longest(layers[::2], layers[1::2]):
-            x = conv(x) if gelu is None else conv_gelu(x, conv)
-        return x
+        return in_turn(x, self.stem)
 
 
 class Downsample(nn.Module):
@@ -147,17 +128,13 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn ``[N, C, H, W]`` into ``[N, C', ceil(H / stride), ...]``."""
-        if not self.training and fast_paths.suit(self):
-            x, _ = self.reduce(x)
-            return self.channel_mixer.add_to(x, x, overwrite=True)
-        modules = (self.token_mixer, self.norm)
-        mixed, x = lean(self.reduce, modules, self.channel_mixer, x)
-        return x + self.drop_path(mixed)
-
-    def reduce(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the smaller map, once to mix its channels and once to add."""
-        x = apply_norm(self.norm, self.token_mixer(x))
-        return x, x
+        return residual(
+            x,
+            (self.token_mixer, self.norm),
+            self.channel_mixer,
+            self.drop_path,
+            skip_layers=False,
+        )
 
     def fold_norm(self):
         """Merge the norm into the convolution before it, for inference."""
@@ -179,9 +156,7 @@ class RepMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix neighbouring pixels of ``x``."""
-        if not self.training:
-            return self.mix(x)[0]
-        return lean(self.mix, (self.lk, self.sk), None, x)[0]
+        return recompute(self.mix, (self.lk, self.sk), None, x)[0]
 
     def mix(self, x: Tensor) -> tuple[Tensor]:
         """Return the sum of the branches."""
@@ -197,14 +172,6 @@ class RepMixer(nn.Module):
     fuse = fused
 
 
-class SharedChannels(nn.Module):
-    """Token mixer without parameters, of what the blocks before it have attended to."""
-
-    def forward(self, x: Tensor, attended: Sequence[Tensor]) -> Tensor:
-        """Add the maps in ``attended``, whose channels sum up to those of ``x``."""
-        return x + torch.cat(list(attended), dim=1)
-
-
 class Block(nn.Module):
     """Token mixer and channel mixer around a residual connection."""
 
@@ -216,22 +183,61 @@ class Block(nn.Module):
         self.rep_mixer = nn.Identity()
         if arch.rep_mixer:
             self.rep_mixer = RepMixer(channels, **layers)
-
-        every = arch.share_every if stage == NUM_STAGES - 1 else 0
-        self.shares = every > 0
-        if self.shares and index % every == every - 1:
-            self.token_mixer = SharedChannels()
-        else:
-            mixer = dict(arch.mixers[stage], channels=channels, _scope_='mmrecnext')
-            self.token_mixer = MODELS.build(mixer | ({} if arch.mixer_norm else layers))
+        self.token_mixer = self.build_token_mixer(arch, stage, index, layers)
         self.norm = nn.Identity()
         if arch.mixer_norm:
             self.norm = build_norm(layers['norm_cfg'], channels)
         self.channel_mixer = ChannelMixer(channels, arch.mlp_ratios[stage], **layers)
         self.drop_path = build_drop_path(drop_path_rate)
 
+    def build_token_mixer(
+        self, arch: Arch, stage: int, index: int, layers: Mapping
+    ) -> nn.Module:
+        """Build the token mixer of a stage."""
+        mixer = dict(arch.mixers[stage], channels=arch.dims[stage], _scope_='mmrecnext')
+        return MODELS.build(mixer | ({} if arch.mixer_norm else layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine a map ``[N, C, H, W]``.
+
+        The formula is ``x + drop_path(channel_mixer(norm(token_mixer(x))))``, of what
+        the rep mixer, where there is one, makes of the map.
+        """
+        x = self.rep_mixer(x)
+        layers = (self.token_mixer, self.norm)
+        return residual(x, layers, self.channel_mixer, self.drop_path)
+
+    def fold_norm(self):
+        """Merge the norm into the 1x1 convolution behind it, for inference."""
+        if not isinstance(self.norm, nn.Identity):
+            conv = self.channel_mixer[0]
+            self.channel_mixer[0] = conv_of(conv, *norm_then_conv(self.norm, conv))
+            self.norm = nn.Identity()
+
+    fuse = fuse_whole
+
+
+class SharedChannels(nn.Module):
+    """Token mixer without parameters, of what the blocks before it have attended to."""
+
+    def forward(self, x: Tensor, attended: Sequence[Tensor]) -> Tensor:
+        """Add the maps in ``attended``, whose channels sum up to those of ``x``."""
+        return x + torch.cat(list(attended), dim=1)
+
+
+class SharingBlock(Block):
+    """Block of a stage whose every ``arch.share_every``-th reuses what others made."""
+
+    def build_token_mixer(
+        self, arch: Arch, stage: int, index: int, layers: Mapping
+    ) -> nn.Module:
+        """Build the token mixer of a stage, or one that reuses."""
+        if index % arch.share_every == arch.share_every - 1:
+            return SharedChannels()
+        return super().build_token_mixer(arch, stage, index, layers)
+
     def forward(
-        self, x: Tensor, attended: tuple[Tensor, ...] = ()
+        self, x: Tensor, attended: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Refine a map.
 
@@ -243,30 +249,18 @@ class Block(nn.Module):
             The map, of the same shape, and the channels for later blocks to reuse.
         """
         x = self.rep_mixer(x)
-        reused: tuple[Tensor, ...] = ()
+        reused, kept = (), attended
         if isinstance(self.token_mixer, SharedChannels):
-            reused, attended = attended, ()
-        if not self.training and fast_paths.suit(self):
-            mixed, *new = self.mix_tokens(x, *reused)
-            is_free = not new and mixed is not x
-            return self.channel_mixer.add_to(x, mixed, is_free), (*attended, *new)
-        modules = (self.token_mixer, self.norm)
-        mixed, *new = lean(self.mix_tokens, modules, self.channel_mixer, x, *reused)
-        return x + self.drop_path(mixed), (*attended, *new)
+            reused, kept = attended, ()
+        layers = (self.token_mixer, self.norm)
+        x, *new = residual_of(
+            self.mix_tokens, layers, self.channel_mixer, self.drop_path, x, *reused
+        )
+        return x, (*kept, *new)
 
     def mix_tokens(self, x: Tensor, *attended: Tensor) -> tuple[Tensor, ...]:
         """Return the mixed map, and what later blocks are to reuse of it, if any."""
         if isinstance(self.token_mixer, SharedChannels):
             return (apply_norm(self.norm, self.token_mixer(x, attended)),)
         mixed = self.token_mixer(x)
-        new = [mixed[:, : self.token_mixer.split[0]]] if self.shares else []
-        return apply_norm(self.norm, mixed), *new
-
-    def fold_norm(self):
-        """Merge the norm into the 1x1 convolution behind it, for inference."""
-        if not isinstance(self.norm, nn.Identity):
-            conv = self.channel_mixer[0]
-            self.channel_mixer[0] = conv_of(conv, *norm_then_conv(self.norm, conv))
-            self.norm = nn.Identity()
-
-    fuse = fuse_whole
+        return apply_norm(self.norm, mixed), mixed[:, : self.token_mixer.split[0]]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmrecnext.archs import Arch, get_arch
+from mmrecnext.archs import NUM_STAGES, Arch, get_arch
 from mmrecnext.errors import CheckpointError, OptionError, check_flag
-from mmrecnext.models.blocks import Block, Downsample, Stem, dilate
+from mmrecnext.models.blocks import Block, Downsample, SharingBlock, Stem, dilate
 from mmrecnext.models.fusion import fold_outer_norms
 from mmrecnext.models.settings import (
     check_init_cfg,
@@ -45,6 +45,8 @@ class Stage(nn.Module):
     those before it have forgone, it does not reduce the map: its kernels widen.
     """
 
+    block = Block
+
     def __init__(
         self,
         arch: Arch,
@@ -60,7 +62,7 @@ class Stage(nn.Module):
             stride = 2 if dilation == 1 else 1
             self.downsample = Downsample(arch, index, first, stride, **layers)
         self.blocks = nn.ModuleList(
-            Block(arch, index, i, rate, **layers)
+            self.block(arch, index, i, rate, **layers)
             for i, rate in enumerate(drop_path_rates)
         )
         if dilation > 1:
@@ -71,13 +73,32 @@ class Stage(nn.Module):
         """Run the stage, with ``with_cp`` recomputing each block in backward."""
         if hasattr(self, 'downsample'):
             x = self.downsample(x)
+        return self.run_blocks(x, recomputed if with_cp else _as_is)
+
+    def run_blocks(self, x: Tensor, run: Callable) -> Tensor:
+        """Run the blocks, each by what ``run`` makes of it."""
+        for block in self.blocks:
+            x = run(block)(x)
+        return x
+
+
+class SharingStage(Stage):
+    """Stage whose blocks reuse channels that others before them have attended to."""
+
+    block = SharingBlock
+
+    def run_blocks(self, x: Tensor, run: Callable) -> Tensor:
+        """Run the blocks, and hand on what they have attended to."""
         attended: tuple[Tensor, ...] = ()
         for block in self.blocks:
-            # Hooks would be called again with the block.
-            again = with_cp and not fast_paths.has_hooks(block)
-            run = recomputed(block) if again else block
-            x, attended = run(x, attended)
+            x, attended = run(block)(x, attended)
         return x
+
+
+def build_stage(arch: Arch, index: int, *args, **layers) -> Stage:
+    """Build a stage; the last of a model with ``share_every`` shares channels."""
+    shares = arch.share_every and index == NUM_STAGES - 1
+    return (SharingStage if shares else Stage)(arch, index, *args, **layers)
 
 
 def drop_path_rates(arch: Arch, rate: float) -> list[list[float]]:
@@ -91,8 +112,14 @@ def drop_path_rates(arch: Arch, rate: float) -> list[list[float]]:
     return [[next(rates) for _ in range(depth)] for depth in arch.depths]
 
 
+def _as_is(block: nn.Module) -> Callable:
+    return block
+
+
 def recomputed(block: nn.Module) -> Callable:
     """Have ``block`` keep no activations for the backward pass."""
+    if fast_paths.has_hooks(block):  # which would be called again with the block
+        return block
     return partial(
         checkpoint,
         block,
@@ -237,7 +264,7 @@ class RecNeXt(BaseModule):
         rates = drop_path_rates(arch, drop_path_rate)
         self.stem = Stem(arch, in_channels, **layers)
         self.stages = nn.ModuleList(
-            Stage(arch, i, rates[i], arch.strides[i] // strides[i], **layers)
+            build_stage(arch, i, rates[i], arch.strides[i] // strides[i], **layers)
             for i in range(num_stages)
         )
         self._freeze()

@@ -50,7 +50,7 @@ class Layer(NamedTuple):
     gelu: bool
 
 
-def lean(
+def recompute(
     before: Before,
     modules: Sequence[nn.Module],
     chain: nn.Module | None,
@@ -96,23 +96,20 @@ def lean(
         for conv, norm, _ in layers
         for weight in (conv.weight, conv.bias, norm.weight, norm.bias)
     ]
-    return _Lean.apply(call, *inputs, *moment.parameters, *weights)
-
-
-def same(*inputs: Tensor) -> tuple[Tensor, ...]:
-    """Return the inputs: nothing comes before the chain."""
-    return inputs
+    return _Recompute.apply(call, *inputs, *moment.parameters, *weights)
 
 
 def _plan(
     modules: Sequence[nn.Module], chain: nn.Module | None, x: Tensor
 ) -> list[Layer] | None:
     """Return the links of a chain, or None if its modules are to run by themselves."""
+    parts = [*modules, *([] if chain is None else [chain])]
     if (
         not fast_paths.is_eager_training()
+        or not any(part.training for part in parts)
         or x.numel() == 0  # of which PyTorch's kernels divide by zero
         or not torch.amp.is_autocast_available(x.device.type)  # as on the meta device
-        or fast_paths.has_hooks(*modules, *([] if chain is None else [chain]))
+        or fast_paths.has_hooks(*parts)
         or not all(is_repeatable(part) for m in modules for part in m.modules())
     ):
         return None
@@ -235,8 +232,8 @@ class _Link(NamedTuple):
         ]
 
 
-class _Lean(torch.autograd.Function):
-    """What :func:`lean` does in training.
+class _Recompute(torch.autograd.Function):
+    """What :func:`recompute` does in training.
 
     Its tensors are the inputs and the parameters of ``before`` and, of each layer,
     weight and bias of the convolution and of the norm. It saves besides, of each layer,
@@ -298,7 +295,7 @@ class _Lean(torch.autograd.Function):
 
 
 def _graph_of_gradients(ctx, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """Do the backward pass of :class:`_Lean` by layers that can be followed further."""
+    """Do the backward pass of :class:`_Recompute` by layers that have one too."""
     call, saved = ctx.call, ctx.saved_tensors
     first = call.num_inputs
     begin = first + len(call.moment.parameters)

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmrecnext import ARCHS, RecNeXt
 from mmrecnext.errors import OptionError
 from mmrecnext.models import LinearAttn, RecConv
-from mmrecnext.models.blocks import SharedChannels
+from mmrecnext.models.blocks import SharedChannels, SharingBlock
 from tests.helpers import golden_input, golden_weights
 
 # One of each kind of block: as deep as a test needs, and quick.
@@ -313,14 +313,18 @@ def test_deployed_blocks_leave_their_input_as_it_is(series, mixer):
     """Also with a mixer that returns what it was given, as its caller's own."""
     for stage in RecNeXt(SERIES[series], deploy=True).stages:
         for block in stage.blocks:
-            if mixer is not None and not block.shares:
+            if mixer is not None and not isinstance(block, SharingBlock):
                 block.token_mixer = mixer
             channels = block.channel_mixer[0].in_channels
             x = torch.randn(1, channels, 8, 8)
             x = x.contiguous(memory_format=torch.channels_last)
             before = x.clone()
-            attended = (x,) if isinstance(block.token_mixer, SharedChannels) else ()
-            block(x, attended)
+            if isinstance(block.token_mixer, SharedChannels):
+                block(x, (x,))
+            elif isinstance(block, SharingBlock):
+                block(x, ())
+            else:
+                block(x)
             assert x.equal(before)
 
 

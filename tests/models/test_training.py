@@ -125,14 +125,13 @@ def assert_as_exact(layers, in_channels):
 class Alone(nn.Module):
     """A block as a function of the map alone."""
 
-    def __init__(self, block, attended):
+    def __init__(self, block, *others):
         super().__init__()
         self.block = block
-        self.attended = attended
+        self.others = others
 
     def forward(self, x):
-        y = self.block(x, self.attended)
-        return y[0] if isinstance(y, tuple) else y
+        return self.block(x, *self.others)
 
 
 @pytest.mark.parametrize('base', ['m0', 'a0', 'b'])
@@ -142,7 +141,7 @@ def test_layers_in_single_precision(base):
     original = original_of(model)
     dims = SMALL[base]['dims']
     for i, (own, plain) in enumerate(zip(model.stages, original.stages, strict=True)):
-        assert_as_exact([Alone(own.blocks[0], ()), Alone(plain.blocks[0], [])], dims[i])
+        assert_as_exact([Alone(own.blocks[0]), Alone(plain.blocks[0], [])], dims[i])
         if i > 0:
             assert_as_exact([own.downsample, plain.downsample], dims[i - 1])
 

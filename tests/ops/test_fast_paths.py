@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from mmrecnext.models import RecNeXt
 from mmrecnext.ops import fast_paths
-from mmrecnext.ops.recompute import lean
+from mmrecnext.ops.recompute import recompute
 from tests.helpers import SMALL
 
 FORMS = ('train', 'with_cp', 'eval', 'no_grad', 'deployed')
@@ -131,7 +131,7 @@ def test_layers_of_others_run_by_themselves():
 
     for layer in (nn.Dropout(0.5), Noise(0.5)):
         x = torch.ones(1, 2, 3, 3, requires_grad=True)
-        (y,) = lean(lambda x, layer=layer: (layer(x),), [layer], None, x)
+        (y,) = recompute(lambda x, layer=layer: (layer(x),), [layer], None, x)
         y.sum().backward()
         assert torch.equal(x.grad, y)
 

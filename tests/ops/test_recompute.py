@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd import gradcheck
 
 from mmrecnext.models.blocks import ChannelMixer
-from mmrecnext.ops.recompute import lean, same
+from mmrecnext.ops.recompute import recompute
 
 LAYERS = dict(norm_cfg=dict(type='BN'), bias=True)
 
@@ -23,8 +23,12 @@ def image(*shape):
     )
 
 
+def same(*inputs):
+    return inputs
+
+
 def is_lean(y):
-    return 'Lean' in y.grad_fn.name()
+    return 'Recompute' in y.grad_fn.name()
 
 
 class Gate(nn.Module):
@@ -41,17 +45,17 @@ class Gate(nn.Module):
 
 
 def run_lean(gate, steps, x, y):
-    return lean(gate.forward, [*gate.children()], steps, x, y)
+    return recompute(gate.forward, [*gate.children()], steps, x, y)
 
 
 @pytest.mark.parametrize('more', [(), (nn.GELU(),), (nn.Identity(),)], ids=str)
 @pytest.mark.parametrize('bias', [False, True])
 def test_chain(more, bias):
     steps, x = chain(*more, bias=bias), image()
-    assert is_lean(lean(same, (), steps, x)[0])
+    assert is_lean(recompute(same, (), steps, x)[0])
     weights = [p for n, p in steps.named_parameters()]
     assert gradcheck(
-        lambda x, *_: lean(same, (), steps, x)[0], (x, *weights), fast_mode=True
+        lambda x, *_: recompute(same, (), steps, x)[0], (x, *weights), fast_mode=True
     )
 
 
@@ -142,25 +146,25 @@ def test_other_norms_run_by_themselves(norm):
     steps = chain()
     steps.float()[0].norm = norm.eval()
     x = image().float()
-    assert not is_lean(lean(same, (), steps, x)[0])
+    assert not is_lean(recompute(same, (), steps, x)[0])
 
 
 def test_networks_all_of_low_precision_run_by_themselves():
     steps, x = chain().bfloat16(), image().bfloat16()
-    assert not is_lean(lean(same, (), steps, x)[0])
+    assert not is_lean(recompute(same, (), steps, x)[0])
 
 
 def test_nothing_is_kept_without_gradients():
     steps, x = chain(), image()
     with torch.no_grad():
-        y = lean(same, (), steps, x)[0]
+        y = recompute(same, (), steps, x)[0]
     assert torch.allclose(y, chain()(x))
     assert not y.requires_grad
 
 
 def test_a_single_pixel_has_no_variance():
     with pytest.raises(ValueError, match='more than 1 value per channel'):
-        lean(same, (), chain(), image(1, 4, 1, 1))
+        recompute(same, (), chain(), image(1, 4, 1, 1))
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
