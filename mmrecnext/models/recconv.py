@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrecnext.errors import check_option, is_integer
+from mmrecnext.ops.constants import INTERPOLATIONS
 from mmrecnext.ops.depthwise import DepthwiseConv2d
-from mmrecnext.ops.recconv import INTERPOLATIONS, recconv, runs_on_triton
+from mmrecnext.ops.recconv import recconv, recconv_plain
 from mmrecnext.registry import MODELS
 
 
@@ -161,27 +162,13 @@ class RecConv(nn.Module):
         """Return ``x`` at the next finer ``size``, of which ``places`` tells."""
         if self.mode == 'unpool':
             return unpool(x, places, size)
-        if self.mode == 'transposed':
-            return self.up(x, size)
-        return F.interpolate(x, size, mode=self.mode)
+        return self.up(x, size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of each channel of ``x``."""
-        down = getattr(self, 'down', None)
-        if runs_on_triton(x, down, self.convs, self.mode):
-            return recconv(x, down, self.convs, self.mode)
-        finer = []
-        for _ in range(self.level):
-            coarse, places = self.halve(x)
-            finer.append((x, places))
-            x = coarse
-
-        first, *rest = self.convs
-        mixed = first(x)
-        for conv in rest:
-            fine, places = finer.pop()
-            mixed = conv(self.enlarge(mixed, fine.shape[2:], places).add_(fine))
-        return mixed
+        if self.mode in INTERPOLATIONS:
+            return recconv(x, getattr(self, 'down', None), self.convs, self.mode)
+        return recconv_plain(x, self.convs, self.halve, self.enlarge)
 
 
 class ChannelHalvingRecConv(nn.Module):

@@ -8,12 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrecnext.ops.constants import EPSILON, HEAD_CHANNELS
 from mmrecnext.ops.fast_paths import is_eager_training
 from mmrecnext.ops.kernels import equal_or_above, triton_is_usable
 from mmrecnext.ops.tracing import is_traced
-
-EPSILON = 1e-6
-HEAD_CHANNELS = (16, 32, 64, 128)  # of queries or values, as the kernels pad them
 
 
 def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
@@ -39,10 +37,10 @@ def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
         and triton_is_usable([qk, v, added], try_attend, d, c)
     ):
         return torch.ops.mmrecnext.attend(qk, v, num_heads, added)
-    return plain_attend(qk, v, num_heads, added)
+    return attend_plain(qk, v, num_heads, added)
 
 
-def plain_attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
+def attend_plain(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
     """Return what :func:`attend` does, by PyTorch's own operators."""
     height, width = v.shape[2:]
     pixels = height * width

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
-from mmrecnext.ops.attention import EPSILON
+from mmrecnext.ops.constants import EPSILON
 
 SPAN = 256  # pixels that one program sums over
 # Largest tile of values. With 128 queries, and pixels as below, it fits registers and
@@ -126,7 +126,7 @@ def distribute(
 
 @triton_op('mmrecnext::attend', mutates_args=())
 def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
-    """Return what :func:`mmrecnext.ops.attention.plain_attend` does, channels-last."""
+    """Return what :func:`mmrecnext.ops.attention.attend_plain` does, channels-last."""
     n, channels, height, width = v.shape
     pixels = height * width
     qk = qk.contiguous(memory_format=torch.channels_last)

@@ -27,6 +27,11 @@ def conv_gelu(x: Tensor, conv: nn.Module) -> Tensor:
     if runs_on_onednn(x, conv):
         settings = (conv.padding, conv.stride, conv.dilation, conv.groups)
         return _conv_gelu(x, conv.weight, conv.bias, *settings)
+    return conv_gelu_plain(x, conv)
+
+
+def conv_gelu_plain(x: Tensor, conv: nn.Module) -> Tensor:
+    """Return what :func:`conv_gelu` does, layer by layer."""
     return F.gelu(conv(x))
 
 
@@ -50,7 +55,7 @@ def mix_channels(
     if not all(
         runs_on_onednn(x, conv) and is_pointwise(conv) for conv in (expand, project)
     ):
-        return project(conv_gelu(x, expand)) + residual
+        return mix_channels_plain(x, expand, project, residual)
     result = x.contiguous(memory_format=torch.channels_last)
     if result is x and not overwrite:
         result = x.clone()
@@ -63,6 +68,13 @@ def mix_channels(
         None if residual is x else residual,
     )
     return result
+
+
+def mix_channels_plain(
+    x: Tensor, expand: nn.Module, project: nn.Module, residual: Tensor
+) -> Tensor:
+    """Return what :func:`mix_channels` does, one convolution after the other."""
+    return project(conv_gelu_plain(x, expand)) + residual
 
 
 def memory_format(x: Tensor, weight: Tensor) -> torch.memory_format:

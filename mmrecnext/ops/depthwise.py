@@ -21,51 +21,67 @@ MOST_PIXELS = 2**12
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """``nn.Conv2d`` of one input channel per group, on a CPU a faster one.
+    """``nn.Conv2d`` of one input channel per group, by :func:`depthwise`.
 
-    It computes the same, and has the same parameters. What is no depthwise convolution,
-    or on another device than a CPU, runs as ever.
+    It computes the same, and has the same parameters.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[N, C, H, W]``."""
-        if not self._is_apt(x):
-            return super().forward(x)
-        weight, bias = self.weight, self.bias
-        if torch.is_autocast_enabled('cpu'):
-            dtype = torch.get_autocast_dtype('cpu')
-            x, weight = x.to(dtype), weight.to(dtype)
-            bias = None if bias is None else bias.to(dtype)
-        if self._only_scales():
-            # On one thread, PyTorch loops over the channels of such a convolution.
-            y = x * _per_channel(weight)
-            return y if bias is None else y + _per_channel(bias)
-        if self.training and torch.is_grad_enabled():
-            return _Depthwise.apply(x, weight, bias, self.stride, self.padding)
-        return depthwise(x, weight, bias, self.stride, self.padding)
-
-    def _only_scales(self) -> bool:
-        return (
-            self.kernel_size == self.stride == (1, 1)
-            and self.padding == (0, 0)
-            and self.out_channels == self.in_channels
-        )
-
-    def _is_apt(self, x: Tensor) -> bool:
-        is_compiled = torch.compiler.is_compiling() and self.training
-        return (
-            fast_paths.are_on()
-            and not is_compiled
-            and x.device.type == 'cpu'
-            and x.dim() == 4
-            and self.groups == self.in_channels
-            and self.dilation == (1, 1)
-            and self.padding_mode == 'zeros'
-            and not isinstance(self.padding, str)
-        )
+        return depthwise(x, self)
 
 
-def depthwise(
+def depthwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return ``conv(x)``, on a CPU faster if each channel is convolved by itself.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        conv: what is no depthwise convolution, or on another device, runs as ever.
+    """
+    if not _is_apt(x, conv):
+        return depthwise_plain(x, conv)
+    weight, bias = conv.weight, conv.bias
+    if torch.is_autocast_enabled('cpu'):
+        dtype = torch.get_autocast_dtype('cpu')
+        x, weight = x.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    if _only_scales(conv):
+        # On one thread, PyTorch loops over the channels of such a convolution.
+        y = x * _per_channel(weight)
+        return y if bias is None else y + _per_channel(bias)
+    if conv.training and torch.is_grad_enabled():
+        return _Depthwise.apply(x, weight, bias, conv.stride, conv.padding)
+    return _convolve(x, weight, bias, conv.stride, conv.padding)
+
+
+def depthwise_plain(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Return what :func:`depthwise` does, by PyTorch's own layer."""
+    return nn.Conv2d.forward(conv, x)
+
+
+def _only_scales(conv: nn.Conv2d) -> bool:
+    return (
+        conv.kernel_size == conv.stride == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.out_channels == conv.in_channels
+    )
+
+
+def _is_apt(x: Tensor, conv: nn.Conv2d) -> bool:
+    is_compiled = torch.compiler.is_compiling() and conv.training
+    return (
+        fast_paths.are_on()
+        and not is_compiled
+        and x.device.type == 'cpu'
+        and x.dim() == 4
+        and conv.groups == conv.in_channels
+        and conv.dilation == (1, 1)
+        and conv.padding_mode == 'zeros'
+        and not isinstance(conv.padding, str)
+    )
+
+
+def _convolve(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -108,7 +124,7 @@ class _Depthwise(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.padding, ctx.has_bias = stride, padding, bias is not None
         x = x.contiguous(memory_format=torch.channels_last)
-        return depthwise(x, weight, bias, stride, padding)
+        return _convolve(x, weight, bias, stride, padding)
 
     @staticmethod
     def backward(ctx, grad):

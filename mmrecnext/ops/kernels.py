@@ -42,10 +42,10 @@ def triton_is_usable(
         return False
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return False
-    return works(attempt, x.device, x.dtype, *setting)
+    return kernel_runs(attempt, x.device, x.dtype, *setting)
 
 
-def works(
+def kernel_runs(
     attempt: Callable,
     device: torch.device,
     dtype: torch.dtype,
@@ -55,16 +55,16 @@ def works(
 
     It is tried once per process and setting.
     """
-    return _works(attempt, device, dtype, *setting)
+    return _kernel_runs(attempt, device, dtype, *setting)
 
 
 # What `torch.compiler.assume_constant_result` does, without importing the compiler and
 # Triton: traced models are compiled for the answer.
-works._dynamo_marked_constant = True
+kernel_runs._dynamo_marked_constant = True
 
 
 @functools.cache
-def _works(
+def _kernel_runs(
     attempt: Callable,
     device: torch.device,
     dtype: torch.dtype,

@@ -1,32 +1,74 @@
-"""Recursive convolution for inference on CUDA."""
+"""Recursive convolution, by PyTorch or, for inference on CUDA, by Triton."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrecnext.ops import fast_paths
+from mmrecnext.ops.constants import INTERPOLATIONS, KERNEL_SIZES
 from mmrecnext.ops.depthwise import DepthwiseConv2d
 from mmrecnext.ops.kernels import equal_or_above, triton_is_usable
 
-INTERPOLATIONS = ('bilinear', 'nearest')
-KERNEL_SIZES = (3, 5, 7)
+Halve = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+Enlarge = Callable[[Tensor, Sequence[int], Tensor | None], Tensor]
 
 
-def runs_on_triton(
+def recconv(
     x: Tensor, down: nn.Module | None, convs: Sequence[nn.Module], mode: str
-) -> bool:
-    """Tell whether :func:`recconv` can do the work of these layers.
+) -> Tensor:
+    """Convolve a pyramid of ``x``, from the coarsest level up.
+
+    The formula is that of :class:`~mmrecnext.models.recconv.RecConv`.
 
     Args:
-        x: ``[N, C, H, W]``.
+        x: ``[N, C, H, W]``; had better be channels-last, as the result of Triton is.
         down: the depthwise convolution that halves the map, if there is more than one
             level.
         convs: the depthwise convolution of each level, the coarsest first.
-        mode: how maps are enlarged.
+        mode: interpolation by which maps are enlarged, one of ``INTERPOLATIONS``.
     """
+    if _runs_on_triton(x, down, convs, mode):
+        return _recconv_triton(x, down, convs, mode)
+    return recconv_plain(
+        x,
+        convs,
+        lambda x: (down(x), None),
+        lambda x, size, _: F.interpolate(x, size, mode=mode),
+    )
+
+
+def recconv_plain(
+    x: Tensor, convs: Sequence[nn.Module], halve: Halve, enlarge: Enlarge
+) -> Tensor:
+    """Return what :func:`recconv` does, whatever halves and enlarges the maps.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        convs: see :func:`recconv`.
+        halve: returns the next coarser map, and where its values stood if that matters.
+        enlarge: returns a map at the next finer size, given where values stood.
+    """
+    finer = []
+    for _ in range(len(convs) - 1):
+        coarse, places = halve(x)
+        finer.append((x, places))
+        x = coarse
+
+    first, *rest = convs
+    mixed = first(x)
+    for conv in rest:
+        fine, places = finer.pop()
+        mixed = conv(enlarge(mixed, fine.shape[2:], places).add_(fine))
+    return mixed
+
+
+def _runs_on_triton(
+    x: Tensor, down: nn.Module | None, convs: Sequence[nn.Module], mode: str
+) -> bool:
     layers = [*convs] if down is None else [*convs, down]
     if (
         not fast_paths.are_on()
@@ -45,14 +87,9 @@ def runs_on_triton(
     )
 
 
-def recconv(
+def _recconv_triton(
     x: Tensor, down: nn.Conv2d | None, convs: Sequence[nn.Conv2d], mode: str
 ) -> Tensor:
-    """Return what these layers make of ``x``; see :func:`runs_on_triton`.
-
-    The formula is that of :class:`~mmrecnext.models.recconv.RecConv`. Maps had better
-    be channels-last, as the result is.
-    """
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))

@@ -7,7 +7,7 @@ import torch
 
 from mmrecnext import RecNeXt
 from mmrecnext.errors import OptionError
-from mmrecnext.ops.attention import plain_attend, positive
+from mmrecnext.ops.attention import attend_plain, positive
 from mmrecnext.ops.tracing import is_traced
 from tests.helpers import SMALL
 from tests.models.test_fusion import randomise
@@ -119,7 +119,7 @@ def test_attention_has_one_order_in_a_graph():
     class Attention(torch.nn.Module):
         def forward(self, qk, v):
             assert is_traced()
-            return plain_attend(qk, v, 1, v)
+            return attend_plain(qk, v, 1, v)
 
     sides = {2: torch.export.Dim('height', min=2, max=99)}
     sides[3] = torch.export.Dim('width', min=2, max=99)
@@ -127,4 +127,4 @@ def test_attention_has_one_order_in_a_graph():
     graph = torch.export.export(Attention(), like, dynamic_shapes=(sides, sides))
     qk, v = torch.randn(1, 32, 2, 3), torch.randn(1, 16, 2, 3)
     own = graph.module()(qk, v)
-    assert torch.allclose(own, plain_attend(qk, v, 1, v), atol=1e-6)
+    assert torch.allclose(own, attend_plain(qk, v, 1, v), atol=1e-6)

@@ -7,8 +7,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmrecnext.models.recconv import RecConv
 from mmrecnext.ops import kernels
-from mmrecnext.ops.attention import attend, plain_attend, try_attend
-from mmrecnext.ops.recconv import recconv, runs_on_triton
+from mmrecnext.ops.attention import attend, attend_plain, try_attend
+from mmrecnext.ops.recconv import _runs_on_triton, recconv
 from tests.helpers import check, run_tool
 
 pytest.importorskip('triton')
@@ -91,7 +91,7 @@ def check_attention(shape, qk_channels, num_heads, dtype, scale=1):
     v = v.contiguous(memory_format=torch.channels_last)[:, :channels]
     added = random(*shape, dtype=dtype)
     result = torch.ops.mmrecnext.attend(qk, v, num_heads, added)
-    expected = plain_attend(qk.double(), v.double(), num_heads, added.double())
+    expected = attend_plain(qk.double(), v.double(), num_heads, added.double())
     assert result.shape == shape
     assert result.dtype == dtype
     assert difference(result, expected) < bound(dtype)
@@ -137,10 +137,10 @@ def test_kernels_at_the_size_of_detection(stage, dtype):
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_gpu_takes_the_kernels(dtype):
     layer = recconv_layer(64, 1, 5, 'bilinear').to(dtype)
-    assert kernels.works(try_attend, torch.device('cuda', 0), dtype, 32, 32)
+    assert kernels.kernel_runs(try_attend, torch.device('cuda', 0), dtype, 32, 32)
     x = random(1, 64, 9, 9, dtype=dtype)
     with torch.no_grad():
-        assert runs_on_triton(x, layer.down, layer.convs, layer.mode)
+        assert _runs_on_triton(x, layer.down, layer.convs, layer.mode)
         compiled = torch.compile(layer, fullgraph=True, dynamic=True)
         assert torch.equal(compiled(x), layer(x))
 
@@ -153,7 +153,7 @@ def test_kernel_that_fails_is_told_once(monkeypatch):
     monkeypatch.setattr(kernels, 'print_log', lambda text, **options: told.append(text))
     for kernel_size in (3, 5, 3, 5):
         device = torch.device('cpu')
-        assert not kernels.works(no_compiler, device, torch.float32, kernel_size)
+        assert not kernels.kernel_runs(no_compiler, device, torch.float32, kernel_size)
     assert len(told) == 2
     assert 'no_compiler(3,) fails with Triton on cpu in torch.float32' in told[0]
     assert told[0].endswith('RuntimeError: no compiler')
@@ -165,7 +165,7 @@ def test_triton_is_not_imported_before_it_is_used():
 
 
 def test_what_the_kernels_cannot_do_is_left_to_the_layers(monkeypatch):
-    monkeypatch.setattr(kernels, '_works', lambda *_: True)
+    monkeypatch.setattr(kernels, '_kernel_runs', lambda *_: True)
     # Tensors that only say that they are on a GPU.
     with FakeTensorMode(), torch.device('cuda'):
         layer = RecConv(4, 1).requires_grad_(False)
@@ -173,7 +173,7 @@ def test_what_the_kernels_cannot_do_is_left_to_the_layers(monkeypatch):
         cpu, double, empty = x.cpu(), x.double(), x[..., :0]
 
     def is_usable(x=x, mode='bilinear'):
-        return runs_on_triton(x, layer.down, layer.convs, mode)
+        return _runs_on_triton(x, layer.down, layer.convs, mode)
 
     assert is_usable()
     assert not is_usable(mode='transposed')
@@ -192,4 +192,4 @@ def test_what_the_kernels_cannot_do_is_left_to_the_layers(monkeypatch):
 
 def test_wide_heads_are_left_to_plain_operators():
     qk, v = torch.randn(1, 600, 3, 3), torch.randn(1, 300, 3, 3)
-    assert torch.equal(attend(qk, v, 1, v), plain_attend(qk, v, 1, v))
+    assert torch.equal(attend(qk, v, 1, v), attend_plain(qk, v, 1, v))
