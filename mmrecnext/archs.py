@@ -5,7 +5,6 @@ Source: RecNeXt (https://github.com/suous/RecNeXt).
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -16,6 +15,7 @@ from mmrecnext.errors import (
     OptionError,
     check_flag,
     check_option,
+    did_you_mean,
     is_integer,
     is_number,
     is_settings,
@@ -225,8 +225,8 @@ def get_arch(arch: str | Mapping) -> Arch:
     if isinstance(arch, str):
         if arch not in ARCHS:
             plain = arch.lower().removeprefix('recnext_')
-            close = difflib.get_close_matches(plain, ARCHS, n=1)
-            hint = f'did you mean {close[0]}? The' if close else 'the'
+            hint = did_you_mean(plain, ARCHS)
+            hint = f'{hint} The' if hint else 'the'
             raise OptionError(
                 f'unknown arch {arch!r}; {hint} archs are {", ".join(ARCHS)}'
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +10,7 @@ from itertools import product
 import torch
 
 from mmrecnext.archs import ARCHS
-from mmrecnext.errors import OptionError
+from mmrecnext.errors import OptionError, closest
 
 FORMS = ('original', 'train', 'deploy')
 LAYOUTS = ('nchw', 'nhwc')
@@ -68,7 +67,7 @@ def kind_of(model: str) -> str:
     known = timm_models()
     if model in known:
         return 'timm'
-    close = difflib.get_close_matches(model, [*map('recnext_{}'.format, ARCHS), *known])
+    close = closest(model, [*map('recnext_{}'.format, ARCHS), *known])
     hint = f'similar are {", ".join(close)}' if close else 'timm.list_models() lists'
     raise OptionError(
         f'unknown model {model!r}: it is none of recnext_{", recnext_".join(ARCHS)}, '

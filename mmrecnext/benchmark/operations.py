@@ -14,6 +14,7 @@ from mmrecnext.archs import ARCHS
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.errors import OptionError
+from mmrecnext.models import RecNeXtClassifier
 from mmrecnext.models.fusion import switch_to_deploy
 from mmrecnext.pretrained import get_pretrained
 
@@ -84,8 +85,6 @@ def classifier_cost(arch: str, height: int = 224, width: int = 224) -> Cost:
         height: of the image, in pixels.
         width: likewise.
     """
-    from mmrecnext.classification import RecNeXtClassifier  # here: it needs timm
-
     with torch.device('meta'):
         model = RecNeXtClassifier(arch).eval()
         image = torch.empty(1, 3, height, width)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmrecnext.benchmark.cases import DTYPES, Case, kind_of, short_name
 from mmrecnext.benchmark.detector import build_detector, detector_calls, mixed_precision
 from mmrecnext.benchmark.original import original_of
+from mmrecnext.compat import allow_many_compilations
 from mmrecnext.models import RecNeXt
 
 MEMORY_FORMATS = {
@@ -108,8 +109,7 @@ def compiled(model: nn.Module, mode: str) -> nn.Module:
     if mode == 'eager':
         return model
     # All cases share the code of their layers, and so its table of compiled forms.
-    torch._dynamo.config.recompile_limit = 10_000
-    torch._dynamo.config.accumulated_recompile_limit = 10_000
+    allow_many_compilations(10_000)
     options = {'freezing': True} if mode == 'frozen' else None
     return torch.compile(model, fullgraph=True, dynamic=False, options=options)
 

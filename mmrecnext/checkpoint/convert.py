@@ -14,16 +14,16 @@ from torch import Tensor
 from mmrecnext.archs import ARCHS
 from mmrecnext.checkpoint.fit import (
     FOR_INFERENCE,
-    check_fit,
     closest_arch,
-    fuse_like,
     is_fused,
+    sizes_of_classifier,
     stem_of,
+    with_weights,
 )
-from mmrecnext.checkpoint.weights import HEAD, named_weights, some, without_prefix
-from mmrecnext.errors import CheckpointError, OptionError
+from mmrecnext.checkpoint.weights import HEAD, named_weights, without_prefix
+from mmrecnext.errors import CheckpointError, OptionError, brief
 from mmrecnext.files import write_file
-from mmrecnext.models import RecNeXt
+from mmrecnext.models import RecNeXt, RecNeXtClassifier
 from mmrecnext.models.fusion import fuse_conv_norms
 from mmrecnext.pretrained import INPUT_SIDE
 
@@ -70,7 +70,7 @@ def model_of(weights: Mapping[str, Tensor], source: str) -> RecNeXt:
         source: where they come from.
 
     Returns:
-        A backbone or, with a head, a :class:`~mmrecnext.classification.
+        A backbone or, with a head, a :class:`~mmrecnext.models.
         RecNeXtClassifier`, fused as far as the weights are.
 
     Raises:
@@ -80,18 +80,14 @@ def model_of(weights: Mapping[str, Tensor], source: str) -> RecNeXt:
     if stem is None or stem.dim() != 4:
         raise CheckpointError(
             f'{source} holds no RecNeXt, whose keys begin with `stem.stem.0.`: '
-            f'it has {some(weights)}'
+            f'it has {brief(sorted(weights))}'
         )
     arch, _ = closest_arch(weights, stem.size(1))
     if any(key.startswith(HEAD) for key in weights):
-        from mmrecnext.classification import classifier_of  # here: it needs timm
-
-        return classifier_of(weights, arch, source)
-    model = RecNeXt(arch, in_channels=stem.size(1)).eval()
-    fuse_like(model, weights)
-    check_fit(model, weights, source)
-    model.load_state_dict(weights)
-    return model
+        model = RecNeXtClassifier(arch, *sizes_of_classifier(weights, source))
+    else:
+        model = RecNeXt(arch, in_channels=stem.size(1))
+    return with_weights(model, weights, source)
 
 
 def convert(checkpoint: Any, form: str, file: Path, source: str, averaged=False) -> str:

@@ -21,11 +21,11 @@ from mmrecnext.checkpoint.weights import (
     backbone_weights,
     check_values,
     named_weights,
-    some,
     without_prefix,
 )
-from mmrecnext.errors import CheckpointError
+from mmrecnext.errors import CheckpointError, brief
 from mmrecnext.models import RecNeXt
+from mmrecnext.models.classifier import CLASSIFIERS
 from mmrecnext.models.fusion import fold_outer_norms, fuse_conv_norms
 
 FUSED_STEM = 'stem.stem.0.weight'
@@ -121,6 +121,41 @@ def _blank(arch: str | Mapping, **options) -> nn.Module:
     """Build a backbone for training, with no memory for weights."""
     with torch.device('meta'):
         return RecNeXt(arch, **options)
+
+
+def with_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], source: str
+) -> nn.Module:
+    """Bring a model for inference into the form of weights, and load them.
+
+    Args:
+        model: a backbone or classifier, in its training form.
+        weights: by key, fused or not.
+        source: where they come from.
+
+    Raises:
+        CheckpointError: where they are not exactly those of the model.
+    """
+    model.eval()
+    fuse_like(model, weights)
+    check_fit(model, weights, source)
+    model.load_state_dict(weights)
+    return model
+
+
+def sizes_of_classifier(weights: Mapping[str, Tensor], source: str) -> tuple[int, int]:
+    """Return how many classes a classifier tells, and channels of its images.
+
+    Raises:
+        CheckpointError: where the weights are none of a classifier.
+    """
+    head = 'head.weight' if is_fused(weights) else f'{CLASSIFIERS[0]}.weight'
+    stem = STEMS[is_fused(weights)]
+    if not {stem, head} <= weights.keys():
+        raise CheckpointError(
+            f'{source} holds no RecNeXt classifier: it lacks {stem} or {head}'
+        )
+    return len(weights[head]), weights[stem].size(1)
 
 
 def check_fit(model: nn.Module, weights: Mapping[str, Tensor], source: str):
@@ -280,7 +315,7 @@ def _recnext_in(weights: Mapping[str, Tensor]) -> str | None:
 
 def _differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
     return '; '.join(
-        f'{what}: {some(keys)}'
+        f'{what}: {brief(sorted(keys))}'
         for what, keys in (
             ('missing', own.keys() - weights.keys()),
             ('left over', weights.keys() - own.keys()),

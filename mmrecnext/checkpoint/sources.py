@@ -13,7 +13,6 @@ import pickle
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -25,7 +24,8 @@ from mmengine.logging import print_log
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmrecnext.checkpoint.files import read_file
-from mmrecnext.errors import CheckpointError, OptionError
+from mmrecnext.compat import without_mmcls_prefix
+from mmrecnext.errors import CheckpointError, OptionError, closest
 from mmrecnext.pretrained import (
     HUB_OWNER,
     HUB_PREFIXES,
@@ -152,9 +152,7 @@ def _load(
         filename = _look_up(scheme, name)
     checkpoint = read(_locate(filename, fetch), map_location)
     if scheme == 'mmcls':
-        from mmengine.runner.checkpoint import _process_mmcls_checkpoint
-
-        return _process_mmcls_checkpoint(checkpoint)
+        return without_mmcls_prefix(checkpoint)
     return checkpoint
 
 
@@ -174,7 +172,7 @@ def _look_up(scheme: str, name: str) -> str:
     if scheme in ('open-mmlab', 'openmmlab'):
         name = mmengine.get_deprecated_model_names().get(name, name)
     if name not in table:
-        close = get_close_matches(name, table) or sorted(table)[:3]
+        close = closest(name, table) or sorted(table)[:3]
         raise CheckpointError(
             f'{scheme}:// has no checkpoint {name}; it has {", ".join(close)}'
         )

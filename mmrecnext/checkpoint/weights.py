@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmrecnext.errors import CheckpointError
+from mmrecnext.errors import CheckpointError, brief
 
-SHOWN_KEYS = 3
 WEIGHTS = ('state_dict', 'model')
 AVERAGED = ('state_dict_ema', 'model_ema')
 """Under which names checkpoints hold weights, and their moving averages beside them."""
@@ -74,7 +73,7 @@ def named_weights(checkpoint: Any, averaged: bool = False) -> dict[str, Tensor]:
         raise CheckpointError(
             'the checkpoint holds no weights: neither under '
             f'{", ".join(f"`{name}`" for name in (*WEIGHTS, *AVERAGED))}, nor at its '
-            f'top, where it has {some(checkpoint) or "nothing"}'
+            f'top, where it has {brief(sorted(map(str, checkpoint))) or "nothing"}'
         )
     return {k: v for k, v in weights.items() if '.' in k or not k.startswith('ema_')}
 
@@ -116,14 +115,15 @@ def without_prefix(
     }
     if not found:
         raise CheckpointError(
-            f'no key of the checkpoint begins with {prefix!r}: it has {some(weights)}'
+            f'no key of the checkpoint begins with {prefix!r}: it has '
+            f'{brief(sorted(weights))}'
         )
     if twins := [
         k for k, v in found.items() if k in weights and not are_equal(weights[k], v)
     ]:
         raise CheckpointError(
             f'the checkpoint holds weights of different values with {prefix!r} before '
-            f'their keys and without: {some(twins)}. Keep those of one model'
+            f'their keys and without: {brief(sorted(twins))}. Keep those of one model'
         )
     return found
 
@@ -145,7 +145,9 @@ def check_values(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], sourc
         if fault := _fault(key, weights[key], own[key].is_floating_point()):
             faults.setdefault(fault, []).append(key)
     if faults:
-        told = '; '.join(f'{fault}: {some(keys)}' for fault, keys in faults.items())
+        told = '; '.join(
+            f'{fault}: {brief(sorted(keys))}' for fault, keys in faults.items()
+        )
         raise CheckpointError(f'{source} holds weights that no model can use; {told}')
 
 
@@ -171,10 +173,3 @@ def are_equal(one: Tensor, other: Tensor) -> bool:
         return True
     kinds = [(x.shape, x.dtype, x.layout, x.device) for x in (one, other)]
     return kinds[0] == kinds[1] and not one.is_meta and one.equal(other)
-
-
-def some(keys: Iterable) -> str:
-    """List the first few of ``keys``, and tell how many more there are."""
-    keys = sorted(map(str, keys))
-    more = len(keys) - SHOWN_KEYS
-    return ', '.join(keys[:SHOWN_KEYS]) + (f' and {more} more' if more > 0 else '')

@@ -4,13 +4,13 @@
 the model cards say, and so do timm's own scripts.
 """
 
-from mmrecnext.classification.classifier import RecNeXtClassifier
 from mmrecnext.classification.loading import (
     classifier_of,
     load_classifier,
     replace_batchnorm,
 )
 from mmrecnext.classification.registration import checkpoint_filter_fn
+from mmrecnext.models.classifier import RecNeXtClassifier
 
 __all__ = [
     'RecNeXtClassifier',

@@ -8,20 +8,11 @@ from timm.models import create_model
 from torch import Tensor, nn
 
 from mmrecnext.checkpoint import read_checkpoint
-from mmrecnext.checkpoint.fit import check_fit, fuse_like, is_fused
-from mmrecnext.classification.classifier import (
-    CLASSIFIERS,
-    FIRST_CONV,
-    RecNeXtClassifier,
-)
+from mmrecnext.checkpoint.fit import sizes_of_classifier, with_weights
 from mmrecnext.classification.registration import chosen_weights
-from mmrecnext.errors import CheckpointError
+from mmrecnext.models.classifier import RecNeXtClassifier
 from mmrecnext.models.fusion import fuse_conv_norms
 from mmrecnext.pretrained import get_pretrained
-
-ENDS = (f'{FIRST_CONV}.weight', f'{CLASSIFIERS[0]}.weight')
-FUSED_ENDS = ('stem.stem.0.weight', 'head.weight')
-"""Keys that tell how many channels the images have, and how many classes there are."""
 
 
 def replace_batchnorm(model: nn.Module):
@@ -72,18 +63,11 @@ def classifier_of(
     Raises:
         CheckpointError: where they are not those of such a classifier.
     """
-    stem, head = FUSED_ENDS if is_fused(weights) else ENDS
-    if not {stem, head} <= weights.keys():
-        raise CheckpointError(
-            f'{source} holds no RecNeXt classifier: it lacks {stem} or {head}'
-        )
+    num_classes, in_chans = sizes_of_classifier(weights, source)
     model = create_model(
         f'recnext_{arch}',
-        num_classes=len(weights[head]),
-        in_chans=weights[stem].size(1),
+        num_classes=num_classes,
+        in_chans=in_chans,
         drop_path_rate=0.0,
-    ).eval()
-    fuse_like(model, weights)
-    check_fit(model, weights, source)
-    model.load_state_dict(weights)
-    return model
+    )
+    return with_weights(model, weights, source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ from mmrecnext.checkpoint.files import read_file
 from mmrecnext.checkpoint.fit import FOR_INFERENCE, check_fit, is_fused, stem_of
 from mmrecnext.checkpoint.sources import HUB_FILES
 from mmrecnext.checkpoint.weights import AVERAGED, HEAD, WEIGHTS, named_weights
-from mmrecnext.classification.classifier import (
+from mmrecnext.classification.features import feature_class
+from mmrecnext.errors import CheckpointError, OptionError
+from mmrecnext.models.classifier import (
     CLASSIFIERS,
     FIRST_CONV,
     Head,
     RecNeXtClassifier,
 )
-from mmrecnext.classification.features import feature_class
-from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.pretrained import (
     DROP_PATH_RATES,
     INPUT_SIDE,
@@ -251,14 +251,20 @@ def build_classifier(
     return model
 
 
-def _entrypoint(arch: str) -> Callable[..., nn.Module]:
+def register(arch: str):
+    """Register a model with timm, from ``recnext_m0`` to ``recnext_b_share_channel``.
+
+    Args:
+        arch: a name in ``ARCHS``.
+    """
+
     def create(pretrained: bool = False, **kwargs) -> nn.Module:
         return build_classifier(arch, pretrained, **kwargs)
 
     create.__name__ = create.__qualname__ = f'recnext_{arch}'
     create.__doc__ = f'RecNeXt-{arch.upper()}, options as of RecNeXtClassifier.'
-    return create
+    register_model(create)
 
 
 for _arch in ARCHS:
-    globals()[f'recnext_{_arch}'] = register_model(_entrypoint(_arch))
+    register(_arch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import importlib
 import inspect
 import logging
@@ -24,7 +23,7 @@ from mmengine.utils import (
 
 from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.engine.overrides import check_overrides
-from mmrecnext.errors import ConfigError
+from mmrecnext.errors import ConfigError, closest
 
 SUFFIXES = ('.py', '.yaml', '.yml', '.json')
 """What names of configs end in."""
@@ -115,7 +114,7 @@ def locate(name: str | Path) -> Path:
             f'{" or ".join(elsewhere)}?'
         )
     sought = str(name) if package else file.name
-    close = difflib.get_close_matches(sought, named, n=3, cutoff=0)
+    close = closest(sought, named, cutoff=0)
     raise ConfigError(
         f'there is no config {name}; of those in {folder}, the closest are '
         f'{", ".join(close)}'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import sys
@@ -12,6 +11,8 @@ from types import FrameType
 from typing import Any
 
 from mmengine.registry import Registry, build_from_cfg
+
+from mmrecnext.errors import did_you_mean
 
 LIBRARIES = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrecnext', 'torch', 'numpy'}
 """Packages whose refusals are about what they are given."""
@@ -55,9 +56,7 @@ def _describe(frame: FrameType, error: Exception) -> str:
     reason = ' '.join(reason.split())
     if found := UNEXPECTED.search(reason):
         options = sorted(options_of(kind) - {*(local['default_args'] or ()), 'self'})
-        close = difflib.get_close_matches(found[1], options)
-        hint = f'did you mean {" or ".join(close)}?' if close else ''
-        hint = hint or f'it has {", ".join(options)}'
+        hint = did_you_mean(found[1], options) or f'it has {", ".join(options)}'
         return f'{part} has no option {found[1]}; {hint}'
     return f'{part} cannot be built: {reason or type(error).__name__}'
 
@@ -70,9 +69,9 @@ def is_raised_in(error: Exception, *packages: str) -> bool:
 
 def describe_unknown(name: Any, registry: Registry) -> str:
     """Say that a registry has no such name, and which are close."""
-    close = difflib.get_close_matches(str(name), names_in(registry))
-    hint = f'; did you mean {" or ".join(close)}?' if close else ''
-    return f'{registry.scope} has no {registry.name} {name!r}{hint}'
+    hint = did_you_mean(name, names_in(registry))
+    told = f'{registry.scope} has no {registry.name} {name!r}'
+    return f'{told}; {hint}' if hint else told
 
 
 def names_in(registry: Registry) -> list[str]:

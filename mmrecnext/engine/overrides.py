@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmrecnext.errors import ConfigError
+from mmrecnext.errors import ConfigError, did_you_mean
 
 NUMBERS_OR_WORDS = ('loss_scale',)
 """Settings of a number whose place a word may take, such as ``dynamic``."""
@@ -42,8 +41,7 @@ def _check_option(cfg: Config, option: str, value: Any, options: Mapping):
     valid = sorted({*cfg, *READ})
     place, *below = option.split('.')
     if place not in valid:
-        close = difflib.get_close_matches(place, valid, n=1)
-        hint = f'did you mean {close[0]}?' if close else f'it has {", ".join(valid)}'
+        hint = did_you_mean(place, valid) or f'it has {", ".join(valid)}'
         raise ConfigError(f'--cfg-options {option}: no such setting; {hint}')
     if place not in cfg:
         return
@@ -68,11 +66,8 @@ def _check_option(cfg: Config, option: str, value: Any, options: Mapping):
             node = node[name]
         else:
             # A new name may be meant here, but hardly one that is nearly there.
-            close = difflib.get_close_matches(name, node, n=1, cutoff=0.85)
-            if close:
-                raise ConfigError(
-                    f'--cfg-options {option}: {name} is new; did you mean {close[0]}?'
-                )
+            if hint := did_you_mean(name, node, cutoff=0.85):
+                raise ConfigError(f'--cfg-options {option}: {name} is new; {hint}')
             return
         place = f'{place}.{name}'
     is_number = isinstance(node, int | float) and not isinstance(node, bool)

@@ -14,14 +14,14 @@ from mmengine.registry import HOOKS, OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner as MMEngineRunner
 
 from mmrecnext.checkpoint import OWN_READER, explained_misfit, named_weights
-from mmrecnext.checkpoint.weights import check_values, some
+from mmrecnext.checkpoint.weights import check_values
 from mmrecnext.engine.channels import check_channels
 from mmrecnext.engine.data import DataHook, check_class_names, describe_empty
 from mmrecnext.engine.misbuilt import describe_unknown, is_raised_in
 from mmrecnext.engine.resume import ResumeHook, latest_checkpoint, settle_schedule
 from mmrecnext.engine.saving import saving_safely
 from mmrecnext.engine.segmentation import bound_memory
-from mmrecnext.errors import CheckpointError, ConfigError
+from mmrecnext.errors import CheckpointError, ConfigError, brief
 from mmrecnext.files import atomic_write
 from mmrecnext.models.fusion import switch_to_deploy
 
@@ -88,8 +88,8 @@ class ValuesHook(Hook):
         ):
             raise CheckpointError(
                 f'nothing in {runner._load_from} fits the model of this config: it has '
-                f'{some(weights)}. Weights of a backbone or classifier are for '
-                'model.backbone.init_cfg, of the type Pretrained'
+                f'{brief(sorted(weights))}. Weights of a backbone or classifier are '
+                'for model.backbone.init_cfg, of the type Pretrained'
             )
 
 

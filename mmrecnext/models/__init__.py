@@ -1,6 +1,7 @@
-"""Backbone, then its blocks, one token mixer per series, a neck and a head."""
+"""Backbone and classifier, the blocks and token mixers in them, a neck and a head."""
 
 from mmrecnext.models.attention import LinearAttn, PartialChannels, RecAttn
+from mmrecnext.models.classifier import RecNeXtClassifier
 from mmrecnext.models.heads import ssd_head
 from mmrecnext.models.necks import FPNWithStride4
 from mmrecnext.models.recconv import (
@@ -21,5 +22,6 @@ __all__ = [
     'RecConvGroups',
     'RecConvRecurrent',
     'RecNeXt',
+    'RecNeXtClassifier',
     'ssd_head',
 ]

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmrecnext.compat import BatchNorm
 from mmrecnext.errors import OptionError
 
 
@@ -45,7 +45,7 @@ def switch_to_deploy(model: nn.Module):
 
 def count_norms(model: nn.Module) -> int:
     """Return how many batch norms there are in ``model``."""
-    return sum(isinstance(module, _BatchNorm) for module in model.modules())
+    return sum(isinstance(module, BatchNorm) for module in model.modules())
 
 
 def fuse_conv_norms(model: nn.Module):
@@ -127,7 +127,7 @@ def fold_conv_modules(model: nn.Module):
 
 def is_foldable(norm: nn.Module | None) -> bool:
     """Tell whether a norm is affine in inference: a batch norm with statistics."""
-    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
+    return isinstance(norm, BatchNorm) and norm.running_mean is not None
 
 
 def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmrecnext.archs import NUM_STAGES, Arch, get_arch
+from mmrecnext.compat import BatchNorm, has_hooks, is_symbolic
 from mmrecnext.errors import CheckpointError, OptionError, check_flag
 from mmrecnext.models.blocks import Block, Downsample, SharingBlock, Stem, dilate
 from mmrecnext.models.fusion import fold_outer_norms
@@ -28,7 +28,6 @@ from mmrecnext.models.settings import (
 from mmrecnext.ops import fast_paths
 from mmrecnext.ops.conv import memory_format
 from mmrecnext.ops.replay import Moment
-from mmrecnext.ops.tracing import is_symbolic
 from mmrecnext.registry import MODELS
 
 # MMSegmentation hands the `pretrained` of a segmentor on to its backbone.
@@ -118,7 +117,7 @@ def _as_is(block: nn.Module) -> Callable:
 
 def recomputed(block: nn.Module) -> Callable:
     """Have ``block`` keep no activations for the backward pass."""
-    if fast_paths.has_hooks(block):  # which would be called again with the block
+    if has_hooks(block):  # which would be called again with the block
         return block
     return partial(
         checkpoint,
@@ -333,7 +332,7 @@ class RecNeXt(BaseModule):
         self._freeze()
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BatchNorm):
                     module.eval()
         return self
 

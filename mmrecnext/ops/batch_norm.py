@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from mmrecnext.compat import has_hooks
 from mmrecnext.ops import fast_paths
 
 aten = torch.ops.aten
@@ -38,7 +39,7 @@ def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
         and norm.training
         and is_plain(norm)
         and loses_digits(x, norm.weight)
-        and not fast_paths.has_hooks(norm)
+        and not has_hooks(norm)
     ):
         return _BatchNorm.apply(x, norm.weight, norm.bias, norm)
     return norm(x)

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrecnext.compat import ONEDNN, onednn_dtypes
 from mmrecnext.ops import fast_paths
 
-ONEDNN = torch.ops.mkldnn
+ONEDNN_DTYPES = onednn_dtypes()
 POINTWISE = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
 # The expanded map of so many bytes stays in cache. A whole one of high resolution would
 # besides be memory that the system hands out anew, page by page, each time.
@@ -108,20 +109,6 @@ def runs_on_onednn(x: Tensor, conv: nn.Module) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled('cpu')
     )
-
-
-def _onednn_dtypes() -> tuple[torch.dtype, ...]:
-    """Return what this build and processor have the fused convolution for, if any."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(
-        getattr(ONEDNN, '_convolution_pointwise_', None), 'binary'
-    ):
-        return ()
-    if not ONEDNN._is_mkldnn_bf16_supported():
-        return (torch.float32,)
-    return (torch.float32, torch.bfloat16)
-
-
-ONEDNN_DTYPES = _onednn_dtypes()
 
 
 # As operators of their own, for torch.compile to take as they are: it knows neither

@@ -17,8 +17,8 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
 
+from mmrecnext.compat import has_hooks
 from mmrecnext.ops.tracing import is_traced
 
 SWITCH = 'MMRECNEXT_FAST_PATHS'
@@ -61,21 +61,3 @@ def suit(*modules: nn.Module) -> bool:
 def is_eager_training() -> bool:
     """Tell whether operations run one by one, gradients are recorded, and paths on."""
     return are_on() and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-def has_hooks(*modules: nn.Module) -> bool:
-    """Tell whether a call of ``modules``, or of a part, runs more than its forward."""
-    if _has_any_global_hook():
-        return True
-    waiting = [*modules]
-    while waiting:
-        part = waiting.pop()
-        if (
-            part._forward_hooks
-            or part._forward_pre_hooks
-            or part._backward_hooks
-            or part._backward_pre_hooks
-        ):
-            return True
-        waiting += part._modules.values()
-    return False

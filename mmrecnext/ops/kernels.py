@@ -15,6 +15,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from mmrecnext.compat import constant_when_compiled
 from mmrecnext.ops import fast_paths
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -45,6 +46,7 @@ def triton_is_usable(
     return kernel_runs(attempt, x.device, x.dtype, *setting)
 
 
+@constant_when_compiled
 def kernel_runs(
     attempt: Callable,
     device: torch.device,
@@ -56,11 +58,6 @@ def kernel_runs(
     It is tried once per process and setting.
     """
     return _kernel_runs(attempt, device, dtype, *setting)
-
-
-# What `torch.compiler.assume_constant_result` does, without importing the compiler and
-# Triton: traced models are compiled for the answer.
-kernel_runs._dynamo_marked_constant = True
 
 
 @functools.cache

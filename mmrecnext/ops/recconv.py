@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrecnext.compat import has_hooks
 from mmrecnext.ops import fast_paths
 from mmrecnext.ops.constants import INTERPOLATIONS, KERNEL_SIZES
 from mmrecnext.ops.depthwise import DepthwiseConv2d
@@ -76,7 +77,7 @@ def _runs_on_triton(
         or mode not in INTERPOLATIONS
         or not all(type(layer) in (nn.Conv2d, DepthwiseConv2d) for layer in layers)
         or not all(layer.dilation == (1, 1) for layer in layers)
-        or fast_paths.has_hooks(*layers)
+        or has_hooks(*layers)
     ):
         return False
     side = convs[0].weight.shape[-1]

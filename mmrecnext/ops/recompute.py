@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrecnext.compat import has_hooks
 from mmrecnext.ops import fast_paths
 from mmrecnext.ops.batch_norm import (
     Normed,
@@ -109,7 +110,7 @@ def _plan(
         or not any(part.training for part in parts)
         or x.numel() == 0  # of which PyTorch's kernels divide by zero
         or not torch.amp.is_autocast_available(x.device.type)  # as on the meta device
-        or fast_paths.has_hooks(*parts)
+        or has_hooks(*parts)
         or not all(is_repeatable(part) for m in modules for part in m.modules())
     ):
         return None

@@ -8,16 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmrecnext.compat import HOOKS, BatchNorm
 
 # In training, these normalise by the batch, not by what they have learnt.
-BATCH_NORM_FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-HOOKS = (
-    '_forward_hooks',
-    '_forward_pre_hooks',
-    '_backward_hooks',
-    '_backward_pre_hooks',
-)
+BATCH_NORM_FORWARDS = (BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
 class Moment:

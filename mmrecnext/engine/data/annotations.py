@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import isfinite
 
-from mmrecnext.engine.data.files import few
-from mmrecnext.errors import DataError
+from mmrecnext.errors import DataError, brief
 
 REACH = 10
 """Polygons reach no further than this many times the picture's longer side.
@@ -178,7 +177,8 @@ def _check_annotations(file: str, annotations: list, content: Content, needs: Ne
             faults[fault].append(annotation['id'] if known else f'the {place}th')
     if faults:
         told = [
-            f'{len(ids)} of {len(annotations)} annotations (id {few(ids)}) have {fault}'
+            f'{len(ids)} of {len(annotations)} annotations (id {brief(ids)}) '
+            f'have {fault}'
             for fault, ids in faults.items()
         ]
         raise DataError(f'{file}: {"; ".join(told[:3])}')

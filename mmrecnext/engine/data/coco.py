@@ -21,9 +21,9 @@ from mmrecnext.engine.data.annotations import (
     read_categories,
 )
 from mmrecnext.engine.data.datasets import is_remote, leaf_datasets
-from mmrecnext.engine.data.files import few, missing
+from mmrecnext.engine.data.files import missing
 from mmrecnext.engine.data.names import check_names, classes_of
-from mmrecnext.errors import DataError
+from mmrecnext.errors import DataError, brief
 
 READING = ('COCOAPI', 'load_data_list', 'parse_data_info')
 """What makes a dataset read files as ``CocoDataset`` does, and number as it does."""
@@ -162,8 +162,8 @@ def _check_reader(reader: Reader, content: Content):
         count = sum(content.objects[key] for key in others)
         print_log(
             f'{reader.file}: {count} objects of the {len(others)} categories that are '
-            f'not among the {len(reader.classes)} classes ({few(others.values())}) are '
-            'left out',
+            f'not among the {len(reader.classes)} classes ({brief(others.values())}) '
+            'are left out',
             'current',
         )
     if reader.file == reader.dataset_file:
@@ -185,7 +185,7 @@ def _check_pictures(reader: Reader, content: Content):
     if gone := missing(files):
         raise DataError(
             f'{len(gone)} of {len(files)} pictures of {reader.file} are missing: '
-            f'{few(sorted(gone))}; `data_prefix` and `data_root` of '
+            f'{brief(sorted(gone))}; `data_prefix` and `data_root` of '
             f'{reader.split}_dataloader.dataset say where they are'
         )
 
@@ -203,7 +203,7 @@ def _tell_left_out(file: str, content: Content):
     for reason, ids in content.left_out.items():
         print_log(
             f'{file}: MMDetection trains nothing on {len(ids)} annotations (id '
-            f'{few(ids)}) with {reason}',
+            f'{brief(ids)}) with {reason}',
             'current',
             logging.WARNING,
         )
@@ -216,7 +216,7 @@ def _check_same_pictures(reader: Reader, images: dict[str, dict]):
     if unknown := [key for key in own if key not in measured]:
         raise DataError(
             f'{where} is of another set than {reader.dataset_file}: it has no image of '
-            f'the id {few(unknown)}'
+            f'the id {brief(unknown)}'
         )
     if unlike := [key for key in own if own[key] != measured[key]]:
         key = unlike[0]
@@ -237,18 +237,18 @@ def _check_objects(cfg: Config, split: str, objects: Counter, readers: dict):
     everything = len(absent) == len(objects)
     if everything and split == 'train':
         raise DataError(
-            f'nothing to train on: {few(files)} has no object of any class once crowds '
-            '(`iscrowd` 1, which are ignored) and boxes without area are left out'
+            f'nothing to train on: {brief(files)} has no object of any class once '
+            'crowds (`iscrowd` 1, which are ignored) and boxes without area are left out'
         )
     if absent:
-        what = 'any class' if everything else few(absent, 10)
+        what = 'any class' if everything else brief(absent, 10)
         result = (
             'they cannot be learnt'
             if split == 'train'
             else 'they do not count in its figures'
         )
         print_log(
-            f'{few(files)}: no object of {what} to {split} with: {result}',
+            f'{brief(files)}: no object of {what} to {split} with: {result}',
             'current',
             logging.WARNING,
         )

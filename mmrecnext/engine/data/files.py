@@ -13,15 +13,6 @@ from mmrecnext.engine.configs import nodes
 from mmrecnext.engine.data.datasets import is_remote, leaf_datasets
 from mmrecnext.errors import ConfigError
 
-FEW = 3
-"""Of many names, those that a message gives."""
-
-
-def few(names: Iterable, count: int = FEW) -> str:
-    """List the first of many names, and say that there are more."""
-    names = [*names]
-    return ', '.join(map(str, names[:count])) + (', ...' if names[count:] else '')
-
 
 def check_paths(cfg: Config, split: str, moved_to: str | None = None):
     """Check that the files and folders that a config names are there.

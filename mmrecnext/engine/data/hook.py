@@ -15,8 +15,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmrecnext.engine.data.datasets import built_leaves
-from mmrecnext.engine.data.files import few
-from mmrecnext.errors import ConfigError
+from mmrecnext.errors import ConfigError, brief
 
 OTHER_PARTS = ('backbone', 'rpn_head', 'detector', 'reid')
 """Parts of a model whose ``num_classes`` is not that of the data."""
@@ -106,7 +105,7 @@ class DataHook(Hook):
         absent = [c for c, n in zip(classes, counts, strict=False) if not n]
         if absent and metrics:
             self.remarks.append(
-                f'the truth has no {what} of {few(absent, 10)}: the figures do not '
+                f'the truth has no {what} of {brief(absent, 10)}: the figures do not '
                 'measure that'
             )
         for remark in self.remarks:
@@ -156,7 +155,7 @@ def check_heads(model: nn.Module, metainfo: dict, field: str):
     ]
     if misfits:
         raise ConfigError(
-            f'{field} has {len(classes)} class names ({few(classes)}), and heads are '
+            f'{field} has {len(classes)} class names ({brief(classes)}), and heads are '
             f'of another number: {"; ".join(misfits)}. Set these in the config, or '
             'name as many classes in metainfo.classes'
         )

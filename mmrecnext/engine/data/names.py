@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from mmrecnext.engine.data.files import few
-from mmrecnext.errors import DataError
+from mmrecnext.errors import DataError, brief, did_you_mean
 
 
 def classes_of(dataset: Mapping, kind: type) -> tuple[str, ...]:
@@ -57,9 +55,10 @@ def check_names(
         return
     unknown = [name for name in classes if name not in categories]
     if unknown:
-        reason = f'{_told(unknown, categories)}, and MMDetection numbers what is left'
+        told = _describe_unknown(unknown, categories)
+        reason = f'{told}, and MMDetection numbers what is left'
     elif twice := [name for name, n in Counter(kept).items() if n > 1]:
-        reason = f'{few(map(repr, twice))} is the name of several categories'
+        reason = f'{brief(map(repr, twice))} is the name of several categories'
     elif len({*classes}) < len(classes):
         reason = 'a name stands there twice'
     else:
@@ -78,8 +77,8 @@ def check_names(
     )
 
 
-def _told(unknown: Sequence[str], categories: Sequence[str]) -> str:
-    close = difflib.get_close_matches(unknown[0], map(str, categories), n=1)
-    hint = f' (did you mean {close[0]!r}?)' if close else ''
+def _describe_unknown(unknown: Sequence[str], categories: Sequence[str]) -> str:
+    hint = did_you_mean(repr(unknown[0]), map(repr, categories))
+    hint = f' ({hint})' if hint else ''
     verb = 'is the name of no category' if len(unknown) == 1 else 'name no category'
-    return f'{few(map(repr, unknown))} {verb}{hint}'
+    return f'{brief(map(repr, unknown))} {verb}{hint}'

@@ -19,8 +19,8 @@ from mmengine.logging import print_log
 from PIL import Image
 
 from mmrecnext.engine.data.datasets import built_leaves, is_remote
-from mmrecnext.engine.data.files import few, missing, suffixes_in
-from mmrecnext.errors import DataError
+from mmrecnext.engine.data.files import missing, suffixes_in
+from mmrecnext.errors import DataError, brief
 
 IGNORED = 255
 """The label that MMSegmentation's losses and metrics leave out."""
@@ -151,7 +151,7 @@ class CheckedPipeline(Compose):
             first = 1 if data.get('reduce_zero_label') else 0
             shown = [x + first for x in beyond]
             raise DataError(
-                f'the label map {path} holds {few(shown, 10)}, where the '
+                f'the label map {path} holds {brief(shown, 10)}, where the '
                 f'{self.num_classes} classes are {first} to '
                 f'{self.num_classes - 1 + first} and {IGNORED} is ignored'
                 + (' (reduce_zero_label=True: 0 is too)' if first else '')
@@ -202,8 +202,8 @@ def _check_map_files(dataset: BaseDataset):
     if gone := missing(maps):
         folder = os.path.dirname(gone[0])
         raise DataError(
-            f'{len(gone)} of {len(maps)} label maps are missing: {few(gone)}; {folder} '
-            f'holds {suffixes_in(folder) or "no file"}, and `seg_map_suffix` of the '
+            f'{len(gone)} of {len(maps)} label maps are missing: {brief(gone)}; '
+            f'{folder} holds {suffixes_in(folder) or "no file"}, and `seg_map_suffix` of the '
             f'dataset is {dataset.seg_map_suffix!r}'
         )
     own, folder = dataset.img_suffix, dataset.data_prefix.get('img_path') or ''
@@ -262,7 +262,7 @@ def _check_presence(
         )
     if absent and (complete or len(present) < 2):
         extent = 'the' if complete else 'those looked at of the'
-        told = few(absent, 10) if present else 'any class'
+        told = brief(absent, 10) if present else 'any class'
         print_log(
             f'{extent} label maps of {folder} have no pixel of {told}{why}',
             'current',

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from mmrecnext.compat import timm_feature_indices
 from mmrecnext.errors import OptionError, check_flag, check_option, is_integer
-from mmrecnext.models import RecNeXt
 from mmrecnext.models.fusion import affine
+from mmrecnext.models.recnext import RecNeXt
 
 POOLINGS = ('avg', '')
 
@@ -219,7 +219,7 @@ class RecNeXtClassifier(RecNeXt):
         if output_fmt != 'NCHW':
             raise OptionError(f"output_fmt is 'NCHW', got {output_fmt!r}")
         maps = super().forward(x)
-        taken, _ = feature_take_indices(len(maps), indices)
+        taken, _ = timm_feature_indices(len(maps), indices)
         chosen = [maps[i] for i in taken]
         return chosen if intermediates_only else (maps[-1], chosen)
 
@@ -239,7 +239,7 @@ class RecNeXtClassifier(RecNeXt):
         Returns:
             The stages kept, none of them negative.
         """
-        taken, last = feature_take_indices(len(self.stages), indices)
+        taken, last = timm_feature_indices(len(self.stages), indices)
         shorter = last + 1 < len(self.stages)
         self.stages = self.stages[: last + 1]
         self.out_indices = self.out_indices[: last + 1]

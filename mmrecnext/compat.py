@@ -1,0 +1,103 @@
+"""What is private to other libraries or depends on their version, in one place.
+
+``tests/test_compat.py`` tells when one of them changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.module import _has_any_global_hook
+
+__all__ = ['BatchNorm']  # of PyTorch, the base of all batch norms, SyncBN included
+
+ONEDNN = torch.ops.mkldnn
+"""Operators of oneDNN, which inductor compiles to; a build may lack them."""
+
+HOOKS = (
+    '_forward_hooks',
+    '_forward_pre_hooks',
+    '_backward_hooks',
+    '_backward_pre_hooks',
+)
+"""Where a module keeps the hooks of its calls."""
+
+
+def is_symbolic() -> bool:
+    """Tell whether the maps at hand stand for others, of another size or layout.
+
+    So it is under ``torch.fx`` and in the transforms of ``torch.func``.
+    """
+    return not torch.compiler.is_compiling() and (
+        is_fx_symbolic_tracing() or torch._C._are_functorch_transforms_active()
+    )
+
+
+def has_hooks(*modules: nn.Module) -> bool:
+    """Tell whether a call of ``modules``, or of a part, runs more than its forward."""
+    if _has_any_global_hook():
+        return True
+    waiting = [*modules]
+    while waiting:
+        part = waiting.pop()
+        # By name, which is several times as fast as by a loop over HOOKS.
+        if (
+            part._forward_hooks
+            or part._forward_pre_hooks
+            or part._backward_hooks
+            or part._backward_pre_hooks
+        ):
+            return True
+        waiting += part._modules.values()
+    return False
+
+
+def onednn_dtypes() -> tuple[torch.dtype, ...]:
+    """Return what build and processor have oneDNN's fused convolution for, if any."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        getattr(ONEDNN, '_convolution_pointwise_', None), 'binary'
+    ):
+        return ()
+    if not ONEDNN._is_mkldnn_bf16_supported():
+        return (torch.float32,)
+    return (torch.float32, torch.bfloat16)
+
+
+def constant_when_compiled(function: Callable) -> Callable:
+    """Have ``torch.compile`` call a function once, and compile for its answer.
+
+    That is what ``torch.compiler.assume_constant_result`` does, without importing the
+    compiler, and Triton with it.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
+def allow_many_compilations(limit: int):
+    """Let ``torch.compile`` keep up to ``limit`` compiled forms of one function."""
+    torch._dynamo.config.recompile_limit = limit
+    torch._dynamo.config.accumulated_recompile_limit = limit
+
+
+def without_mmcls_prefix(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint of a classifier of MMClassification as its backbone's."""
+    from mmengine.runner.checkpoint import _process_mmcls_checkpoint
+
+    return _process_mmcls_checkpoint(checkpoint)
+
+
+def timm_feature_indices(
+    count: int, indices: int | Sequence[int] | None
+) -> tuple[list[int], int]:
+    """Return which of ``count`` maps timm's ``indices`` ask for, and the last of them.
+
+    A number asks for that many of the last.
+    """
+    from timm.models._features import feature_take_indices
+
+    return feature_take_indices(count, indices)

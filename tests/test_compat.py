@@ -1,0 +1,101 @@
+"""What is private to other libraries does what we take it to do."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from mmrecnext import compat
+
+
+def test_symbols_are_told_from_maps():
+    seen = []
+
+    def look(x):
+        seen.append(compat.is_symbolic())
+        return x + 1
+
+    look(torch.zeros(1))
+    fx.symbolic_trace(look)
+    torch.func.vmap(look)(torch.zeros(2))
+    assert seen == [False, True, True]
+
+
+def test_every_kind_of_hook_is_seen():
+    def hook(*_):
+        return None
+
+    kinds = [
+        name
+        for name in dir(nn.Module)
+        if name.startswith('register_') and 'hook' in name
+    ]
+    of_calls = [name for name in kinds if 'state_dict' not in name]
+    assert len(of_calls) == len(compat.HOOKS) + 1  # one of them is a former name
+    for name in of_calls:
+        model = nn.Sequential(nn.Sequential(nn.ReLU()))
+        assert not compat.has_hooks(model)
+        handle = getattr(model[0][0], name)(hook)
+        assert compat.has_hooks(model), name
+        handle.remove()
+        assert not compat.has_hooks(model)
+    handle = nn.modules.module.register_module_forward_hook(hook)
+    assert compat.has_hooks(nn.ReLU())
+    handle.remove()
+    assert all(hasattr(nn.ReLU(), name) for name in compat.HOOKS)
+
+
+def test_all_batch_norms_have_one_base():
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    assert all(issubclass(kind, compat.BatchNorm) for kind in kinds)
+    assert not issubclass(nn.GroupNorm, compat.BatchNorm)
+
+
+def test_the_fused_convolution_takes_the_types_that_it_is_said_to():
+    x, weight = torch.randn(1, 4, 5, 5), torch.randn(3, 4, 1, 1)
+    for dtype in compat.onednn_dtypes():
+        y = compat.ONEDNN._convolution_pointwise(
+            *(x.to(dtype), weight.to(dtype), None),
+            *([0, 0], [1, 1], [1, 1], 1, 'gelu', [], 'none'),
+        )
+        expected = F.gelu(F.conv2d(x, weight))
+        tolerance = 1e-5 if dtype == torch.float32 else 0.1
+        assert torch.allclose(y.float(), expected, atol=tolerance, rtol=tolerance)
+
+
+def test_compiled_for_the_answer():
+    calls = []
+
+    @compat.constant_when_compiled
+    def answer():
+        calls.append('called')
+        return len(calls) == 1
+
+    @torch.compile(backend='eager', fullgraph=True)
+    def double(x):
+        return x * 2 if answer() else x
+
+    assert double(torch.ones(1)) == double(torch.ones(1)) == 2
+    assert calls == ['called']
+
+
+def test_limits_of_compiling_are_those_that_are_set():
+    config = torch._dynamo.config
+    before = config.recompile_limit, config.accumulated_recompile_limit
+    compat.allow_many_compilations(123)
+    assert (config.recompile_limit, config.accumulated_recompile_limit) == (123, 123)
+    config.recompile_limit, config.accumulated_recompile_limit = before
+
+
+def test_backbones_of_mmclassification_lose_their_prefix():
+    checkpoint = {'state_dict': {'backbone.a': 1, 'head.b': 2}}
+    assert compat.without_mmcls_prefix(checkpoint) == {'state_dict': {'a': 1}}
+
+
+@pytest.mark.parametrize(
+    ('indices', 'expected'),
+    [(2, ([2, 3], 3)), ([0, -2], ([0, 2], 2)), (None, ([0, 1, 2, 3], 3))],
+    ids=str,
+)
+def test_indices_of_maps_are_timms(indices, expected):
+    assert compat.timm_feature_indices(4, indices) == expected
