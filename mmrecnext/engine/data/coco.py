@@ -238,7 +238,8 @@ def _check_objects(cfg: Config, split: str, objects: Counter, readers: dict):
     if everything and split == 'train':
         raise DataError(
             f'nothing to train on: {brief(files)} has no object of any class once '
-            'crowds (`iscrowd` 1, which are ignored) and boxes without area are left out'
+            'crowds (`iscrowd` 1, which are ignored) and boxes without area are left '
+            'out'
         )
     if absent:
         what = 'any class' if everything else brief(absent, 10)
