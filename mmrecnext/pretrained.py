@@ -17,6 +17,18 @@ HUB_PREFIXES = ('hf-hub:', 'hf_hub:')
 INPUT_SIDE = 224
 """Of the images, in pixels, that all figures are of."""
 
+SHORT_SIDE = 256
+"""Of a picture, in pixels, once it is resized and before its centre is cut out."""
+
+INTERPOLATION = 'bicubic'
+"""By which pictures are resized."""
+
+MEAN = (0.485, 0.456, 0.406)
+"""Of the red, green and blue that networks were trained on, from 0 to 1."""
+
+STD = (0.229, 0.224, 0.225)
+"""By which what is left of them is divided."""
+
 TAGS = {'dist_300e_in1k': 'distill_300e', 'base_300e_in1k': 'without_distill_300e'}
 """How the hub names a recipe (ImageNet-1k, 300 epochs), by how its files name it."""
 

@@ -23,6 +23,8 @@ from mmrecnext.engine.build import build_runner
 from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.outputs import (
     PICKLES,
+    DrawHook,
+    LabelMapHook,
     check_out,
     deploy,
     drawing_settings,
@@ -30,7 +32,6 @@ from mmrecnext.engine.outputs import (
     save_coco_json,
 )
 from mmrecnext.engine.prepare import move_data_root
-from mmrecnext.engine.results import DrawHook, LabelMapHook
 from mmrecnext.engine.tta import augment
 from mmrecnext.engine.unlabelled import leave_out_annotations, missing_annotations
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from huggingface_hub.errors import LocalEntryNotFoundError
 from mmengine.logging import print_log
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import (
     build_model_with_cfg,
     generate_default_cfgs,
@@ -35,7 +34,11 @@ from mmrecnext.models.classifier import (
 from mmrecnext.pretrained import (
     DROP_PATH_RATES,
     INPUT_SIDE,
+    INTERPOLATION,
+    MEAN,
     PRETRAINED,
+    SHORT_SIDE,
+    STD,
     TAGS,
     Pretrained,
     tag_of,
@@ -55,10 +58,10 @@ def _cfg(weights: Pretrained) -> dict:
         num_classes=1000,
         input_size=(3, INPUT_SIDE, INPUT_SIDE),
         pool_size=(side, side),
-        crop_pct=0.875,  # the authors evaluate a centre of 224 in a short side of 256
-        interpolation='bicubic',
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
+        crop_pct=INPUT_SIDE / SHORT_SIDE,
+        interpolation=INTERPOLATION,
+        mean=MEAN,
+        std=STD,
         first_conv=FIRST_CONV,
         classifier=CLASSIFIERS,
     )

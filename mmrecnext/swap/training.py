@@ -13,11 +13,11 @@ from mmrecnext.engine.configs import custom_modules, import_modules, nodes, type
 from mmrecnext.engine.optim import layers_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import RecNeXt
+from mmrecnext.pretrained import MEAN, STD
 from mmrecnext.swap.measure import IMAGE_CHANNELS
 
-MEAN = [123.675, 116.28, 103.53]
-STD = [58.395, 57.12, 57.375]
-"""Of ImageNet, RGB in 0 to 255, with which RecNeXt was trained."""
+MEAN_OF_255, STD_OF_255 = ([round(255 * x, 3) for x in xs] for xs in (MEAN, STD))
+"""As the frameworks count, from 0 to 255."""
 
 POSITIONS = ('absolute_pos_embed', 'relative_position_bias_table', 'pos_block')
 """Parameters of the backbones of Swin, MiT and their like, which RecNeXt has not."""
@@ -86,14 +86,14 @@ def preprocessors(cfg: Config, path: str) -> list[ConfigDict]:
 def fit_normalisation(cfg: Config, path: str):
     """Have images normalised as RecNeXt expects, once."""
     for node in preprocessors(cfg, path):
-        node.update(mean=list(MEAN), std=list(STD), bgr_to_rgb=True)
+        node.update(mean=list(MEAN_OF_255), std=list(STD_OF_255), bgr_to_rgb=True)
         if node.get('rgb_to_bgr'):
             node.rgb_to_bgr = False
     for node in nodes(cfg._cfg_dict):
         if 'to_rgb' in node and 'mean' in node:  # one that fills with the mean
-            node.update(mean=list(MEAN), to_rgb=True)
+            node.update(mean=list(MEAN_OF_255), to_rgb=True)
             if 'std' in node:
-                node.std = list(STD)
+                node.std = list(STD_OF_255)
     # The preprocessor does it: a transform that did so as well would be one too many.
     for node in nodes(cfg._cfg_dict):
         for key, value in node.items():

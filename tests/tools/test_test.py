@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from mmrecnext.engine.results import output_names, read_picture
+from mmrecnext.engine.outputs import output_names, read_picture
 from mmrecnext.engine.unlabelled import (
     leave_out_annotations,
     missing_annotations,

@@ -203,8 +203,8 @@ def _check_map_files(dataset: BaseDataset):
         folder = os.path.dirname(gone[0])
         raise DataError(
             f'{len(gone)} of {len(maps)} label maps are missing: {brief(gone)}; '
-            f'{folder} holds {suffixes_in(folder) or "no file"}, and `seg_map_suffix` of '
-            f'the dataset is {dataset.seg_map_suffix!r}'
+            f'{folder} holds {suffixes_in(folder) or "no file"}, and '
+            f'`seg_map_suffix` of the dataset is {dataset.seg_map_suffix!r}'
         )
     own, folder = dataset.img_suffix, dataset.data_prefix.get('img_path') or ''
     if not dataset.ann_file and not is_remote(folder):
