@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PY = $(BIN)/python
 
-.PHONY: help env data demo demo-seg test lint clean
+.PHONY: help env data demo demo-seg test lint api clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ test: env  ## run all tests
 lint: env  ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+api: env  ## write docs/api.md, the public names, from the docstrings
+	$(PY) docs/make_api.py
 
 clean:  ## remove the environment, caches and run output
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache work_dirs

@@ -207,6 +207,7 @@ ARCHS = {
     's_share_channel': recnext_l((128, 256, 384, 512), (0, 2, 8, 10), True),
     'b_share_channel': recnext_l((128, 256, 384, 512), (2, 8, 8, 12), True),
 }
+"""The published models, by name."""
 
 
 def get_arch(arch: str | Mapping) -> Arch:

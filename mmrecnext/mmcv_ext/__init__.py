@@ -19,7 +19,6 @@ from pathlib import Path
 
 __all__ = ['OPERATORS', 'install', 'status']
 
-#: Operators of the stand-in, and what computes each of them.
 OPERATORS: dict[str, str] = {
     'nms': 'torchvision',
     'nms_match': 'pytorch',
@@ -40,6 +39,7 @@ OPERATORS: dict[str, str] = {
     'ms_deform_attn_forward': 'pytorch',
     'ms_deform_attn_backward': 'pytorch',
 }
+"""Operators of the stand-in, and what computes each of them."""
 
 SWITCH = 'MMRECNEXT_MMCV_EXT'
 _NAME = 'mmcv._ext'

@@ -1,7 +1,7 @@
 """Detectors of many kinds on a RecNeXt, as MMDetection tests its own.
 
 Each is initialised, and gives losses, predictions and plain tensors of two pictures of
-different sizes. ``tests/zoo/report.py`` tries one config of every type.
+different sizes. ``python -m tests.zoo.report`` tries one config of every type.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,6 +1,7 @@
 """The swap over a config of every type of detector and segmentor, and its report."""
 
 import re
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -11,6 +12,7 @@ from mmrecnext import RecNeXt
 from mmrecnext.swap import read_config
 from tests.helpers import ROOT, run_tool
 from tests.zoo.configs import SIDE, check, swap, zoo
+from tests.zoo.report import parse_args
 from tests.zoo.trial import attempt, batch_for, train_step
 
 pytestmark = pytest.mark.usefixtures('quiet')
@@ -166,15 +168,23 @@ def test_what_does_not_pass_says_why(name, swapped, counts, problem):
 
 def test_the_tool_reports(tmp_path):
     out = tmp_path / 'report.md'
-    command = ('tests/zoo/report.py', '--only', 'mmdet::tridentnet', '--out', out)
-    result = run_tool(*command)
+    command = ('-m', 'tests.zoo.report', '--only')
+    result = run_tool(*command, 'mmdet::tridentnet', '--out', out)
     assert result.returncode == 0, result.stderr
     report = out.read_text()
     assert re.search(r'\| all \| 3 \|', report)
     assert re.search(r'\| swapped \| 0 \| 0.0 % \|', report)
     assert 'triple the batch' in report
-    result = run_tool('tests/zoo/report.py', '--only', 'nothing')
+    result = run_tool(*command, 'nothing')
     assert result.stderr.splitlines()[-1].endswith('in the name of no config')
+
+
+def test_the_report_is_written_to_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['report.py', '--out', str(tmp_path)])
+    with pytest.raises(SystemExit):
+        parse_args()
+    told = f'argument --out: {tmp_path} is a folder; name a file'
+    assert told in capsys.readouterr().err
 
 
 class TestCommittedReport:

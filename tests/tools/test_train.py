@@ -493,7 +493,6 @@ def test_no_option_is_taken_for_a_longer_one(file, monkeypatch, capsys):
     [
         ('swap_backbone', ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'], '--out'),
         ('benchmark', [], '--out'),
-        ('zoo_report', [], '--out'),
         ('convert_checkpoint', ['m0.pth'], 'OUT'),
     ],
 )

@@ -104,7 +104,7 @@ def report(
     lines = [
         "# The swap over the frameworks' own configs",
         '',
-        f'`python tests/zoo/report.py --arch {args.arch}{only}`, {date.today()}, on '
+        f'`python -m tests.zoo.report --arch {args.arch}{only}`, {date.today()}, on '
         f'{os.cpu_count()} cores of {cpu_model()}: {versions()}. The RecNeXt has one '
         'block per stage: what depends on a backbone does not depend on its depth.',
         '',
