@@ -64,13 +64,14 @@ def main():
         table.add_column(column, justify='right')
     for arch in [arch_of(name) for name in args.models] or ARCHS:
         cost = classifier_cost(arch, *shape)
+        published = FIGURES.get(arch)
         table.add_row(
             f'recnext_{arch}',
             f'{cost.params / 1e6:.2f}',
-            f'{FIGURES[arch].params}',
+            f'{published.params}' if published else '',
             f'{cost.train_params / 1e6:.2f}',
             f'{cost.macs / 1e9:.3f}',
-            f'{FIGURES[arch].macs}',
+            f'{published.macs}' if published else '',
         )
     Console(highlight=False).print(table)
 

@@ -287,7 +287,7 @@ def training(model: dict, *more: str) -> list[str]:
 
 
 def config_rows(metafile: dict) -> list[list[str]]:
-    """Return a row for each arch, with a cell for each family of configs."""
+    """Return a row for each arch of configs, with a cell for each family of them."""
     known = {model['Config']: model for model in metafile['Models']}
 
     def cell(config: str) -> str:
@@ -296,10 +296,11 @@ def config_rows(metafile: dict) -> list[list[str]]:
         _, params, macs = sizes(known[config])
         return f'[{params} M, {macs} G](../{config})'
 
-    return [
+    rows = [
         [label(arch), *(cell(path.format(arch)) for path in FAMILIES.values())]
         for arch in ARCHS
     ]
+    return [row for row in rows if any(row[1:])]
 
 
 def wrap(text: str) -> str:

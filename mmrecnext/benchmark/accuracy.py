@@ -39,7 +39,8 @@ NAMES_OF_PEERS = {
 def top1(model: str) -> float | None:
     """Return the ImageNet top-1 of a model in percent, if it is known here."""
     if kind_of(model) == 'recnext':
-        return FIGURES[short_name(model)].top1_dist
+        figures = FIGURES.get(short_name(model))
+        return figures and figures.top1_dist
     return TOP1_OF_PEERS.get(model)
 
 

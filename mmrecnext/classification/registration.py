@@ -33,6 +33,7 @@ from mmrecnext.models.classifier import (
 )
 from mmrecnext.pretrained import (
     DROP_PATH_RATES,
+    FIGURES,
     INPUT_SIDE,
     INTERPOLATION,
     MEAN,
@@ -50,11 +51,11 @@ SOURCES = ('file', 'url', 'hf_hub_id', 'state_dict')
 SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.bin')
 
 
-def _cfg(weights: Pretrained) -> dict:
-    side = -(-INPUT_SIDE // ARCHS[weights.arch].strides[-1])
+def _cfg(arch: str, weights: Pretrained | None = None) -> dict:
+    side = -(-INPUT_SIDE // ARCHS[arch].strides[-1])
     return dict(
-        url=weights.url,
-        hf_hub_id=weights.hub_id,
+        url=weights.url if weights else '',
+        hf_hub_id=weights.hub_id if weights else None,
         num_classes=1000,
         input_size=(3, INPUT_SIDE, INPUT_SIDE),
         pool_size=(side, side),
@@ -68,7 +69,10 @@ def _cfg(weights: Pretrained) -> dict:
 
 
 default_cfgs = generate_default_cfgs(
-    {name: _cfg(weights) for name, weights in PRETRAINED.items()}
+    {
+        **{name: _cfg(weights.arch, weights) for name, weights in PRETRAINED.items()},
+        **{f'recnext_{arch}': _cfg(arch) for arch in ARCHS if arch not in FIGURES},
+    }
 )
 
 

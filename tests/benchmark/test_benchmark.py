@@ -21,6 +21,7 @@ from mmrecnext.benchmark.startup import STEPS, measure_startup, startup_rows
 from mmrecnext.benchmark.workloads import Workload, build_backbone, compiled
 from mmrecnext.errors import OptionError
 from mmrecnext.models import RecNeXt
+from mmrecnext.pretrained import FIGURES
 from tests.helpers import ROOT, SMALL, check, golden_tensor, run_tool
 
 
@@ -44,7 +45,7 @@ def test_original_computes_the_same(backbone, fused, shape):
         assert (ours - theirs).abs().max() <= 1e-5 * theirs.std()
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('arch', FIGURES)
 def test_original_has_the_published_keys(arch, golden_states):
     for form in ('train', 'fused'):
         with torch.device('meta'):

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmrecnext import ARCHS, RecNeXt
+from mmrecnext import RecNeXt
 from mmrecnext.checkpoint import load_pretrained
 from mmrecnext.checkpoint.convert import model_of, torchscript_of
 from mmrecnext.errors import CheckpointError
 from mmrecnext.models.fusion import count_norms
+from mmrecnext.pretrained import FIGURES
 from tests.checkpoint.test_fit import RunsCode
 from tests.helpers import golden_input, golden_weights
 
@@ -23,7 +24,7 @@ TRAINING = ('recnext.pth', 'model.safetensors', 'recnext_coco.pth')
 FUSED = 'recnext_fused.pt'
 
 
-@pytest.fixture(scope='module', params=ARCHS)
+@pytest.fixture(scope='module', params=FIGURES)
 def arch(request):
     return request.param
 

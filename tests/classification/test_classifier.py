@@ -73,7 +73,7 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('arch', FIGURES)
 class TestPublishedModel:
     def test_both_forms_and_logits(self, arch, golden_states, golden_features):
         golden = golden_states[f'recnext_{arch}']
@@ -157,8 +157,8 @@ def test_only_this_module_needs_timm():
 
 class TestPretrainedTable:
     def test_every_model_has_both_recipes(self):
-        assert [*FIGURES] == [*ARCHS]
-        assert len(PRETRAINED) == 2 * len(ARCHS)
+        assert [*FIGURES] == [arch for arch in ARCHS if arch in FIGURES]
+        assert len(PRETRAINED) == 2 * len(FIGURES) == 2 * 18
         assert get_pretrained('m3') is PRETRAINED['recnext_m3.dist_300e_in1k']
         assert get_pretrained('suous/recnext_m3.base_300e_in1k').top1 == 79.6
         assert get_pretrained('recnext_m3').top1 == 80.9

@@ -12,13 +12,13 @@ from safetensors.torch import save_file
 from timm.utils import reparameterize_model
 from torch import nn
 
-from mmrecnext import ARCHS
 from mmrecnext.classification import (
     RecNeXtClassifier,
     load_classifier,
     registration,
 )
 from mmrecnext.errors import CheckpointError, OptionError
+from mmrecnext.pretrained import FIGURES
 from tests.helpers import golden_input, golden_weights
 
 M0 = 'recnext_m0'
@@ -90,7 +90,7 @@ class TestDistillation:
             timm.create_model(name, pretrained=True, **options)
         assert asked_for.pop() == f'suous/{found}'
 
-    @pytest.mark.parametrize('arch', ARCHS)
+    @pytest.mark.parametrize('arch', FIGURES)
     def test_asks_for_weights(self, asked_for, arch):
         for tag, distillation in (('base', False), ('dist', True)):
             options = dict(distillation=distillation)

@@ -14,7 +14,7 @@ from mmrecnext import ARCHS
 from mmrecnext.engine.configs import load_config, nodes
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import RecNeXt
-from mmrecnext.pretrained import PRETRAINED
+from mmrecnext.pretrained import FIGURES, PRETRAINED
 from mmrecnext.swap import read_config
 from tests.helpers import ROOT, SMALL, tool
 from tests.models.test_training import compare_networks, compare_with_plain
@@ -85,7 +85,7 @@ def test_a_config_of_each_kind_for_every_model():
         assert fields, f'{name} is none of the known kinds'
         kind = (fields['folder'], fields['model'], fields['data'], fields['variant'])
         kinds.setdefault(kind, set()).add(fields['arch'])
-    every = set(ARCHS)
+    every = set(FIGURES)
     assert kinds == {
         (None, 'mask_rcnn', 'coco', ''): every,
         (None, 'sem_fpn', 'ade20k', ''): every,
@@ -271,7 +271,7 @@ def test_backbones_of_all_configs():
     backbones = {
         json.dumps({**config(name).model.backbone, 'init_cfg': None}) for name in FILES
     }
-    assert {json.loads(b)['arch'] for b in backbones} == {*ARCHS}
+    assert {json.loads(b)['arch'] for b in backbones} == {*FIGURES}
     for backbone in sorted(backbones):
         options = json.loads(backbone)
         del options['type']

@@ -10,7 +10,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmrecnext import ARCHS, RecNeXt
+from mmrecnext import RecNeXt
 from mmrecnext.engine.configs import load_config
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.models.fusion import (
@@ -21,6 +21,7 @@ from mmrecnext.models.fusion import (
     fuse_conv_norms,
     switch_to_deploy,
 )
+from mmrecnext.pretrained import FIGURES
 from tests.helpers import ROOT, golden_input, golden_weights
 from tests.models.test_recnext import SERIES, SUBSETS, TINY
 
@@ -53,7 +54,7 @@ def size(shapes):
     )
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('arch', FIGURES)
 class TestPublishedModel:
     @pytest.fixture
     def model(self, arch, golden_states):

@@ -6,6 +6,7 @@ from torch import nn
 
 from mmrecnext import ARCHS, RecNeXt
 from mmrecnext.models import LinearAttn, RecAttn, RecConv
+from mmrecnext.pretrained import FIGURES
 from tests.helpers import golden_input, golden_weights
 
 # Root mean square of what half precision changes, over the spread of single's.
@@ -73,7 +74,7 @@ def test_models(arch, dtype):
             assert deviation(own, reference) <= 8 * BOUNDS[dtype]
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('arch', FIGURES)
 @torch.no_grad()
 def test_whole_models_in_inference(arch, golden_states):
     """All blocks, with golden weights: by autocast, and switched to bf16 weights."""

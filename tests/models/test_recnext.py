@@ -12,6 +12,7 @@ from mmrecnext import ARCHS, RecNeXt
 from mmrecnext.errors import OptionError
 from mmrecnext.models import LinearAttn, RecConv
 from mmrecnext.models.blocks import SharedChannels, SharingBlock
+from mmrecnext.pretrained import FIGURES
 from tests.helpers import golden_input, golden_weights
 
 # One of each kind of block: as deep as a test needs, and quick.
@@ -33,7 +34,7 @@ def batch(*size, n=2):
     return torch.randn(n, 3, *(size or (64, 64)))
 
 
-@pytest.mark.parametrize('arch', ARCHS)
+@pytest.mark.parametrize('arch', FIGURES)
 class TestPublishedModel:
     def test_keys_shapes_and_size(self, arch, golden_states):
         golden = golden_states[f'recnext_{arch}']
