@@ -222,6 +222,13 @@ def get_arch(arch: str | Mapping) -> Arch:
 
     Raises:
         OptionError: for an unknown name or setting, naming the valid ones.
+
+    Examples:
+        >>> from mmrecnext.archs import get_arch
+        >>> get_arch('m3').dims
+        (64, 128, 256, 512)
+        >>> get_arch(dict(base='m3', mixer=dict(kernel_size=7))).mixers[0]
+        {'type': 'RecConv', 'level': 4, 'kernel_size': 7}
     """
     if isinstance(arch, str):
         if arch not in ARCHS:

@@ -146,6 +146,11 @@ def get_pretrained(name: str) -> Pretrained:
 
     Raises:
         OptionError: for an unknown model or tag, naming the valid ones.
+
+    Examples:
+        >>> from mmrecnext.pretrained import get_pretrained
+        >>> get_pretrained('m3').name, get_pretrained('m3').top1
+        ('recnext_m3.dist_300e_in1k', 80.9)
     """
     short = name
     for prefix in (*HUB_PREFIXES, f'{HUB_OWNER}/', 'recnext_'):

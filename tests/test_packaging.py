@@ -41,6 +41,11 @@ def test_wheel_ships_configs_and_tools(wheel):
     assert not any(name.startswith(('tests/', 'configs/')) for name in names)
 
 
+def test_versions_agree(wheel):
+    cited = re.search(r'^version: (.*)', (ROOT / 'CITATION.cff').read_text(), re.M)
+    assert wheel.name.split('-')[1] == cited[1]
+
+
 def test_installed_package_finds_them(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     environment = {'PYTHONPATH': str(tmp_path), 'COLUMNS': '200'}

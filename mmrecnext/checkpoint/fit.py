@@ -83,6 +83,18 @@ def load_pretrained(
     Raises:
         CheckpointError: where a weight is missing, left over or of another shape, or
             the weights are fused and the model is not; it is then as it was.
+
+    Examples:
+        >>> import torch
+        >>> from mmrecnext import RecNeXt
+        >>> from mmrecnext.checkpoint import load_pretrained, read_checkpoint
+        >>> torch.save(RecNeXt('m0').state_dict(), 'm0.pth')
+        >>> read_checkpoint('m0.pth')['stages.0.blocks.0.token_mixer.down.weight'].shape
+        torch.Size([40, 1, 5, 5])
+        >>> load_pretrained(RecNeXt('m0'), 'm0.pth')
+        >>> load_pretrained(RecNeXt('a0'), 'm0.pth')  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        mmrecnext.errors.CheckpointError: m0.pth does not fit a0; ...
     """
     weights = backbone_weights(read_checkpoint(checkpoint, map_location), prefix)
     unbuilt = tuple(f'stages.{i}.' for i in range(len(model.stages), NUM_STAGES))

@@ -30,6 +30,14 @@ def switch_to_deploy(model: nn.Module):
 
     Raises:
         OptionError: where a RecNeXt has norms that are no batch norms.
+
+    Examples:
+        >>> from mmrecnext import RecNeXt
+        >>> from mmrecnext.models.fusion import switch_to_deploy
+        >>> model = RecNeXt('m0')
+        >>> switch_to_deploy(model)
+        >>> model.deployed, model.training
+        (True, False)
     """
     before = count_norms(model)
     model.eval()

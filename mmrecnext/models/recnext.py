@@ -209,6 +209,15 @@ class RecNeXt(BaseModule):
         OptionError: for an option of unknown name or impossible value, naming the valid
             choices.
 
+    Examples:
+        >>> import torch
+        >>> from mmrecnext import RecNeXt
+        >>> model = RecNeXt('m0', out_indices=(1, 3)).eval()
+        >>> [list(x.shape) for x in model(torch.zeros(1, 3, 64, 96))]
+        [[1, 80, 8, 12], [1, 320, 2, 3]]
+        >>> model.out_channels, model.out_strides
+        ((80, 320), (8, 32))
+
     Source: RecNeXt (https://github.com/suous/RecNeXt).
     """
 

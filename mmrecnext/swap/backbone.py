@@ -69,6 +69,12 @@ def swap_backbone(
             something cannot be rewritten, naming the field.
         OptionError: for an unknown ``arch``, or one without published weights.
         CheckpointError: for weights that are no file, URL or published name.
+
+    Examples:
+        >>> from mmrecnext import swap_backbone
+        >>> cfg = swap_backbone('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'm0')
+        >>> cfg.model.backbone.type, cfg.model.neck.in_channels
+        ('mmrecnext.RecNeXt', [40, 80, 160, 320])
     """
     layout = get_arch(arch)
     init_cfg = initialisation(arch, pretrained)

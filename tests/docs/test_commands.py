@@ -31,7 +31,7 @@ from tests.docs.sandbox import (
 )
 from tests.helpers import ROOT, check, golden_weights
 
-LANGUAGES = {'python', 'shell', 'text', 'bibtex'}
+LANGUAGES = {'python', 'shell', 'text', 'bibtex', 'pycon'}
 DEMO = './configs/{}_recnext_m0_shapes.py'
 
 PLACEHOLDERS = {
