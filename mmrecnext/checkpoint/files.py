@@ -68,11 +68,11 @@ def read_file(path: str | os.PathLike, map_location: Any = None) -> Any:
         raise
     except NamesCode as error:
         raise CheckpointError(
-            f'{path} is refused: loading it would execute code ({_told(error)}). '
+            f'{path} is refused: loading it would execute code ({_shown(error)}). '
             'Ask its author for a file of tensors and plain data only'
         ) from error
     except Refused as error:
-        raise CheckpointError(f'{path} is refused: {_told(error)}') from error
+        raise CheckpointError(f'{path} is refused: {_shown(error)}') from error
     except Exception as error:  # a spoilt file may raise anything
         raise CheckpointError(_explain(path, error)) from error
 
@@ -101,7 +101,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
     return load_file(path)
 
 
-def _told(error: Exception) -> str:
+def _shown(error: Exception) -> str:
     """Return a message fit for a terminal: parts of it a file may have chosen."""
     return printable(str(error)[:LONGEST])
 

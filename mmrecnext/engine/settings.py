@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
 
 from mmrecnext.engine.configs import nodes, type_of
+from mmrecnext.engine.data import leaf_datasets
 from mmrecnext.errors import ConfigError, is_integer, is_number
 
 NEEDED = {
@@ -18,14 +20,16 @@ NEEDED = {
 
 LOOP = {'max_epochs': 1, 'max_iters': 1, 'val_interval': 1, 'val_begin': 0}
 LOADER = {'batch_size': 1, 'num_workers': 0, 'prefetch_factor': 1}
+HOOK = {'interval': -1}
+"""The least that numbers may be; MMEngine's hooks take -1 for never."""
+
+SIZES = ('scale', 'size', 'crop_size', 'img_scale')
+"""Settings of transforms that are sides in pixels, or by how much to resize."""
+
 LOG_LEVELS = ('CRITICAL', 'ERROR', 'WARNING', 'INFO', 'DEBUG')
 SEGMENTORS = ('EncoderDecoder', 'CascadeEncoderDecoder')
 MODES = ('whole', 'slide')
 IOU_METRICS = ('mIoU', 'mDice', 'mFscore')
-HOOK = {'interval': -1}
-"""The least that numbers may be; MMEngine's hooks take -1 for never."""
-
-
 MOST_SEEDS = 2**32
 
 
@@ -40,24 +44,8 @@ def check_settings(cfg: Config, splits: Sequence[str], name: str):
     Raises:
         ConfigError: naming the settings that are missing or impossible.
     """
-    for split in NEEDED.keys() & set(splits):
-        missing = [key for key in NEEDED[split] if cfg.get(key) is None]
-        if missing:
-            raise ConfigError(f'{name} has no {" and no ".join(missing)}: add it')
-    if not isinstance(cfg.get('model', {}), Mapping):
-        raise ConfigError(f'model is a dict of settings, got {cfg.model!r}')
-    if cfg.get('log_level', 'INFO') not in LOG_LEVELS:
-        raise ConfigError(
-            f'log_level is one of {", ".join(LOG_LEVELS)}, got {cfg.log_level!r}'
-        )
-    for split in ('val', 'test'):
-        parts = [f'{split}_{part}' for part in ('dataloader', 'cfg', 'evaluator')]
-        missing = [part for part in parts if cfg.get(part) is None]
-        if 0 < len(missing) < len(parts):
-            raise ConfigError(
-                f'{", ".join(parts)} go together: {name} has no '
-                f'{" and no ".join(missing)}. Add it, or set all three to None'
-            )
+    check_needed(cfg, splits, name)
+    check_machine(cfg)
     for field, settings, least in _counted(cfg, splits):
         if not isinstance(settings, Mapping):
             raise ConfigError(f'{field} is a dict of settings, got {settings!r}')
@@ -69,25 +57,74 @@ def check_settings(cfg: Config, splits: Sequence[str], name: str):
                 'cannot say such: write it into the config'
             )
     for node in nodes(cfg.get('model')):
-        normalised = node.get('data_preprocessor') or {}
-        if not _are_positive(normalised.get('std')):
-            raise ConfigError(
-                'data_preprocessor.std are positive, one for each band, got '
-                f'{normalised["std"]!r}'
-            )
-        mode = (node.get('test_cfg') or {}).get('mode', 'whole')
-        if type_of(node) in SEGMENTORS and mode not in MODES:
-            raise ConfigError(f'test_cfg.mode is {" or ".join(MODES)}, got {mode!r}')
+        check_model(node)
     for split in splits:
         for metric in nodes(cfg.get(f'{split}_evaluator')):
             check_metric(f'{split}_evaluator', metric)
+        check_loader(f'{split}_dataloader', cfg.get(f'{split}_dataloader') or {})
+
+
+def check_needed(cfg: Config, splits: Sequence[str], name: str):
+    """Check that a config has what a run takes; see :func:`check_settings`.
+
+    Raises:
+        ConfigError: naming what is missing.
+    """
+    for split in NEEDED.keys() & set(splits):
+        missing = [key for key in NEEDED[split] if cfg.get(key) is None]
+        if missing:
+            raise ConfigError(f'{name} has no {" and no ".join(missing)}: add it')
+    if not isinstance(cfg.get('model', {}), Mapping):
+        raise ConfigError(f'model is a dict of settings, got {cfg.model!r}')
+    for split in ('val', 'test'):
+        parts = [f'{split}_{part}' for part in ('dataloader', 'cfg', 'evaluator')]
+        missing = [part for part in parts if cfg.get(part) is None]
+        if 0 < len(missing) < len(parts):
+            raise ConfigError(
+                f'{", ".join(parts)} go together: {name} has no '
+                f'{" and no ".join(missing)}. Add it, or set all three to None'
+            )
+
+
+def check_machine(cfg: Config):
+    """Check what a config says of processes, chance and the log.
+
+    Raises:
+        ConfigError: naming the choices.
+    """
+    level = cfg.get('log_level', 'INFO')
+    if level not in LOG_LEVELS:
+        raise ConfigError(f'log_level is one of {", ".join(LOG_LEVELS)}, got {level!r}')
     seed = (cfg.get('randomness') or {}).get('seed')
     if not (seed is None or (is_integer(seed, 0) and seed < MOST_SEEDS)):
         raise ConfigError(
             f'randomness.seed is None or from 0 to {MOST_SEEDS - 1}, got {seed!r}'
         )
-    for split in splits:
-        check_loader(f'{split}_dataloader', cfg.get(f'{split}_dataloader') or {})
+    processes = (cfg.get('env_cfg') or {}).get('mp_cfg') or {}
+    start = processes.get('mp_start_method')
+    methods = multiprocessing.get_all_start_methods()
+    if start is not None and start not in methods:
+        raise ConfigError(
+            f'env_cfg.mp_cfg.mp_start_method is one of {", ".join(methods)}, got '
+            f'{start!r}'
+        )
+
+
+def check_model(node: Mapping):
+    """Check what a part of a model looks at only when it is at work.
+
+    Raises:
+        ConfigError: naming the setting and its choices.
+    """
+    normalised = node.get('data_preprocessor') or {}
+    if not _are_positive(normalised.get('std')):
+        raise ConfigError(
+            'data_preprocessor.std are positive, one for each band, got '
+            f'{normalised["std"]!r}'
+        )
+    mode = (node.get('test_cfg') or {}).get('mode', 'whole')
+    if type_of(node) in SEGMENTORS and mode not in MODES:
+        raise ConfigError(f'test_cfg.mode is {" or ".join(MODES)}, got {mode!r}')
 
 
 def check_metric(field: str, metric: Mapping):
@@ -162,6 +199,8 @@ def check_loader(field: str, loader: Mapping):
         raise ConfigError(
             f'{field}.dataset is a dict of settings, got {loader.get("dataset")!r}'
         )
+    for dataset in leaf_datasets(loader['dataset']) if loader else ():
+        check_pipeline(f'{field}.dataset.pipeline', dataset.get('pipeline'))
     if 'shuffle' in loader and 'sampler' in loader:
         raise ConfigError(f'{field}.shuffle is up to {field}.sampler.shuffle: set that')
     if loader.get('num_workers', 0) > 0:
@@ -172,3 +211,21 @@ def check_loader(field: str, loader: Mapping):
                 f'{field}.{key}={loader[key]} takes num_workers of 1 or more: raise '
                 f'these, or set {key}={off}'
             )
+
+
+def check_pipeline(field: str, pipeline: Any):
+    """Check that there are transforms, and that none leaves nothing of a picture.
+
+    Raises:
+        ConfigError: naming what is missing or not positive.
+    """
+    if pipeline is not None and not pipeline:
+        raise ConfigError(f'{field} is empty: name the transforms that load and pack')
+    for step in nodes(pipeline):
+        for key in SIZES:
+            value = step.get(key)
+            sides = value if isinstance(value, list | tuple) else [value]
+            if any(is_number(side) and side <= 0 for side in sides):
+                raise ConfigError(
+                    f'{field}: {key} of {type_of(step)} is positive, got {value!r}'
+                )

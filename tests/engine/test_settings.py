@@ -130,6 +130,32 @@ def test_possible_settings_pass():
     check_settings(cfg, ('train', 'val'), 'mine.py')
 
 
+def test_start_methods_are_named():
+    cfg = config(env_cfg=dict(mp_cfg=dict(mp_start_method='forkk')))
+    with pytest.raises(ConfigError, match=r'mp_start_method is one of .*fork.*forkk'):
+        check_settings(cfg, ('train',), 'mine.py')
+
+
+@pytest.mark.parametrize(
+    ('pipeline', 'expected'),
+    [
+        ([], 'train_dataloader.dataset.pipeline is empty: name the transforms'),
+        ([dict(type='Resize', scale=0)], 'scale of Resize is positive, got 0'),
+        ([dict(type='Resize', scale=(64, -1))], 'scale of Resize is positive'),
+        (
+            [dict(type='Some', transforms=[[dict(type='RandomCrop', crop_size=0)]])],
+            'crop_size of RandomCrop is positive, got 0',
+        ),
+    ],
+    ids=str,
+)
+def test_pipelines_leave_something_of_a_picture(pipeline, expected):
+    cfg = config()
+    cfg.train_dataloader.dataset.pipeline = pipeline
+    with pytest.raises(ConfigError, match=expected):
+        check_settings(cfg, ('train',), 'mine.py')
+
+
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
 def test_a_launcher_that_has_started_nothing_is_told(launcher, monkeypatch):
     for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
