@@ -166,7 +166,7 @@ class TestPretrainedTable:
     @pytest.mark.parametrize(
         ('name', 'message'),
         [
-            ('recnext_m6', 'recnext_m0, recnext_m1'),
+            ('recnext_m9', 'recnext_m0, recnext_m1'),
             ('recnext_m3.in1k', 'dist_300e_in1k, base_300e_in1k'),
         ],
     )

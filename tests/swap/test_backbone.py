@@ -352,10 +352,10 @@ def test_the_weights_to_start_from(tmp_path):
     with pytest.raises(OptionError, match='pretrained=False'):
         init_cfg(tiny, True)
     with pytest.raises(OptionError, match='m0, m1, m2'):
-        init_cfg('m6', True)
+        init_cfg('m9', True)
     with pytest.raises(OptionError, match='pretrained: m0 is of arch m0, not a3'):
         init_cfg('a3', 'm0')
-    for missing in ('lost/m0.pth', 'm0.pth', 'recnext_m6', 'a3.in1k'):
+    for missing in ('lost/m0.pth', 'm0.pth', 'recnext_m9', 'a3.in1k'):
         with pytest.raises(CheckpointError, match=f'no checkpoint {missing}'):
             init_cfg('a3', missing)
 
