@@ -38,12 +38,13 @@ demo-seg: data  ## train, evaluate and draw Semantic FPN on the shapes
 test: env  ## run all tests
 	$(PY) -m pytest --numprocesses auto --dist loadfile
 
-lint: env  ## check style and formatting
+lint: env  ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 api: env  ## write docs/api.md, the public names, from the docstrings
 	$(PY) docs/make_api.py
 
 clean:  ## remove the environment, caches and run output
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache work_dirs
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache work_dirs

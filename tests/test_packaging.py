@@ -38,6 +38,7 @@ def test_wheel_ships_configs_and_tools(wheel):
     for metafile in re.findall(r'- (\S+)', index):
         assert f'mmrecnext/.mim/{metafile}' in names
     assert 'mmrecnext_autoload.py' in names
+    assert 'mmrecnext/py.typed' in names
     assert not any(name.startswith(('tests/', 'configs/')) for name in names)
 
 
