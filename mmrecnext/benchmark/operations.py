@@ -97,6 +97,8 @@ def arch_of(name: str) -> str:
     Raises:
         OptionError: for an unknown model.
     """
+    if (arch := name.removeprefix('recnext_')) in ARCHS:
+        return arch
     try:
         return get_pretrained(name).arch
     except OptionError as error:

@@ -16,6 +16,8 @@ from torch import nn
 from torchvision.datasets import ImageFolder
 
 from mmrecnext import ARCHS
+from mmrecnext.archs import get_arch
+from mmrecnext.benchmark.operations import classifier_cost
 from mmrecnext.classification import (
     RecNeXtClassifier,
     checkpoint_filter_fn,
@@ -138,7 +140,7 @@ class TestPublishedModel:
         assert model.default_cfg['pool_size'] == (side, side)
 
     def test_cost_is_the_published_one(self, arch, golden_states):
-        cost, figures = get_flops.measure(arch), FIGURES[arch]
+        cost, figures = classifier_cost(arch), FIGURES[arch]
         assert f'{cost.macs / 1e9:.1f}' == str(figures.macs)
         if arch == 't_share_channel':
             assert cost.params == 12_049_800  # published as 12.1 M
@@ -432,6 +434,16 @@ def test_publish_reads_what_timm_saves(golden_states, tmp_path, ema):
     released = torch.load(file)['model']
     for key, value in (averaged if ema else weights).items():
         assert released[key].equal(value)
+
+
+def test_get_flops_counts_a_model_that_is_not_published(monkeypatch, capsys):
+    monkeypatch.setitem(ARCHS, 'm9', get_arch(dict(base='m0', depths=(1, 1, 1, 1))))
+    monkeypatch.setattr(sys, 'argv', ['get_flops.py', 'recnext_m9', '--shape', '64'])
+    get_flops.main()
+    row = capsys.readouterr().out.splitlines()[-2]
+    name, params, published, _, macs, published_macs = row.strip()[1:-1].split('│')
+    assert name.strip() == 'recnext_m9' and float(params) > 0 and float(macs) > 0
+    assert published.strip() == published_macs.strip() == ''
 
 
 def test_get_flops_prints_a_table():
