@@ -33,7 +33,7 @@ BASE = [
     (('rich',), 'pip install rich'),
 ]
 MMCV = (('mmcv', 'mmcv-lite'), "pip install 'mmcv-lite>=2.0.0,<2.2.0'")
-NEEDS = {
+NEEDS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     'detection': [*BASE, MMCV, (('mmdet',), "pip install 'mmdet>=3.1.0,<3.4.0'")],
     'segmentation': [
         *BASE,

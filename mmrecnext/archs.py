@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from math import gcd, prod
+from typing import Any
 
 from mmrecnext.errors import (
     OptionError,
@@ -55,7 +56,7 @@ class Arch:
 
     dims: tuple[int, ...]
     depths: tuple[int, ...]
-    mixers: tuple[Mapping, ...]
+    mixers: tuple[Mapping[str, Any], ...]
     mlp_ratios: tuple[float, ...] = (2.0, 2.0, 2.0, 2.0)
     mixer_norm: bool = True
     rep_mixer: bool = False
@@ -66,7 +67,7 @@ class Arch:
     conv_bias: bool = False
     linear_drop_path: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check_stages()
         self._check_downsampling()
         for name in ('mixer_norm', 'rep_mixer', 'downsample_norm', 'conv_bias'):
@@ -79,7 +80,7 @@ class Arch:
             'an integer, 0 for none',
         )
 
-    def _check_stages(self):
+    def _check_stages(self) -> None:
         for name, choices, is_valid in (
             (
                 'dims',
@@ -110,7 +111,7 @@ class Arch:
                 f'large enough for a hidden channel in each stage of {self.dims}',
             )
 
-    def _check_downsampling(self):
+    def _check_downsampling(self) -> None:
         if any(gcd(narrow, wide) == 1 for narrow, wide in pairwise(self.dims)):
             raise OptionError(
                 'arch: neighbouring `dims` have a common divisor, for the grouped '
@@ -210,7 +211,7 @@ ARCHS = {
 """The published models, by name."""
 
 
-def get_arch(arch: str | Mapping) -> Arch:
+def get_arch(arch: str | Mapping[str, Any]) -> Arch:
     """Look up a model by name, or make one from settings.
 
     Args:
@@ -250,9 +251,10 @@ def get_arch(arch: str | Mapping) -> Arch:
             f'arch has no setting {", ".join(unknown)}; '
             f'the settings are base, mixer, {", ".join(valid)}'
         )
-    made = replace(
-        base, **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    )
+    changes: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
+    }
+    made = replace(base, **changes)
     made = replace(made, mixers=tuple(merge_mixer(old, mixer) for old in made.mixers))
     for new in made.mixers:
         check_mixer(new)
@@ -262,7 +264,7 @@ def get_arch(arch: str | Mapping) -> Arch:
     return made
 
 
-def merge_mixer(mixer: Mapping, changes: Mapping) -> dict:
+def merge_mixer(mixer: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Change a token mixer; its options stay as far as the new type has them."""
     for settings in (mixer, changes):
         check_option(
@@ -275,7 +277,7 @@ def merge_mixer(mixer: Mapping, changes: Mapping) -> dict:
     return {name: value for name, value in merged.items() if name in kept}
 
 
-def check_mixer(mixer: Mapping):
+def check_mixer(mixer: Mapping[str, Any]) -> None:
     """Check a token mixer's type, and the names of its options."""
     check_option('a mixer', mixer, is_settings(mixer), 'a dict of settings')
     name = mixer.get('type')
@@ -297,7 +299,7 @@ def check_mixer(mixer: Mapping):
         )
 
 
-def check_norms(mixer: Mapping, arch: Arch):
+def check_norms(mixer: Mapping[str, Any], arch: Arch) -> None:
     """Check that a token mixer has norms of its own where none follows it."""
     options = mixer_options(mixer['type'])
     takes_any = any(v.kind is v.VAR_KEYWORD for v in options.values())
@@ -307,7 +309,7 @@ def check_norms(mixer: Mapping, arch: Arch):
         )
 
 
-def check_sharing(arch: Arch):
+def check_sharing(arch: Arch) -> None:
     """Check that blocks of the last stage hand on what fills all channels of another.
 
     Each passes on the channels that it mixes, one of ``ratio``.
@@ -330,7 +332,7 @@ def check_sharing(arch: Arch):
 def mixer_options(name: str | type | None) -> dict[str, inspect.Parameter]:
     """Return the options of a token mixer: a registered layer given ``channels``."""
 
-    def options(layer: Callable | None) -> dict[str, inspect.Parameter]:
+    def options(layer: Callable[..., Any] | None) -> dict[str, inspect.Parameter]:
         return dict(inspect.signature(layer).parameters) if callable(layer) else {}
 
     own = options(MODELS.get(name) if isinstance(name, str) else name)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
 
 __all__ = ['BatchNorm']  # of PyTorch, the base of all batch norms, SyncBN included
+
+Function = TypeVar('Function', bound=Callable[..., Any])
 
 ONEDNN = torch.ops.mkldnn
 """Operators of oneDNN, which inductor compiles to; a build may lack them."""
@@ -42,9 +44,11 @@ def has_hooks(*modules: nn.Module) -> bool:
     """Tell whether a call of ``modules``, or of a part, runs more than its forward."""
     if _has_any_global_hook():
         return True
-    waiting = [*modules]
+    waiting: list[nn.Module | None] = [*modules]
     while waiting:
         part = waiting.pop()
+        if part is None:
+            continue
         # By name, which is several times as fast as by a loop over HOOKS.
         if (
             part._forward_hooks
@@ -68,17 +72,17 @@ def onednn_dtypes() -> tuple[torch.dtype, ...]:
     return (torch.float32, torch.bfloat16)
 
 
-def constant_when_compiled(function: Callable) -> Callable:
+def constant_when_compiled(function: Function) -> Function:
     """Have ``torch.compile`` call a function once, and compile for its answer.
 
     That is what ``torch.compiler.assume_constant_result`` does, without importing the
     compiler, and Triton with it.
     """
-    function._dynamo_marked_constant = True
+    vars(function)['_dynamo_marked_constant'] = True
     return function
 
 
-def allow_many_compilations(limit: int):
+def allow_many_compilations(limit: int) -> None:
     """Let ``torch.compile`` keep up to ``limit`` compiled forms of one function."""
     torch._dynamo.config.recompile_limit = limit
     torch._dynamo.config.accumulated_recompile_limit = limit
@@ -88,7 +92,8 @@ def without_mmcls_prefix(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return a checkpoint of a classifier of MMClassification as its backbone's."""
     from mmengine.runner.checkpoint import _process_mmcls_checkpoint
 
-    return _process_mmcls_checkpoint(checkpoint)
+    own: dict[str, Any] = _process_mmcls_checkpoint(checkpoint)
+    return own
 
 
 def timm_feature_indices(
@@ -100,4 +105,5 @@ def timm_feature_indices(
     """
     from timm.models._features import feature_take_indices
 
-    return feature_take_indices(count, indices)
+    some = [*indices] if isinstance(indices, Sequence) else indices
+    return feature_take_indices(count, some)

@@ -47,31 +47,31 @@ def printable(text: str) -> str:
     )
 
 
-def did_you_mean(name: Any, choices: Iterable, cutoff: float = 0.6) -> str:
+def did_you_mean(name: Any, choices: Iterable[Any], cutoff: float = 0.6) -> str:
     """Ask whether one of the choices was meant; empty where none is near ``name``."""
     near = closest(name, choices, cutoff)
     return f'did you mean {" or ".join(near)}?' if near else ''
 
 
-def closest(name: Any, choices: Iterable, cutoff: float = 0.6) -> list[str]:
+def closest(name: Any, choices: Iterable[Any], cutoff: float = 0.6) -> list[str]:
     """Return up to three choices that ``name`` may be a slip of, the nearest first."""
     return difflib.get_close_matches(str(name), map(str, choices), cutoff=cutoff)
 
 
-def brief(names: Iterable, count: int = 3) -> str:
+def brief(names: Iterable[Any], count: int = 3) -> str:
     """List the first of many names, and tell how many more there are."""
     names = [*map(str, names)]
     more = len(names) - count
     return ', '.join(names[:count]) + (f' and {more} more' if more > 0 else '')
 
 
-def check_option(name: str, value: Any, valid: bool, choices: str):
+def check_option(name: str, value: Any, valid: bool, choices: str) -> None:
     """Raise an :class:`OptionError` unless the value is ``valid``."""
     if not valid:
         raise OptionError(f'{name} is {choices}, got {value!r}')
 
 
-def check_flag(name: str, value: Any):
+def check_flag(name: str, value: Any) -> None:
     """Check an option that is on or off."""
     check_option(name, value, isinstance(value, bool), 'True or False')
 

@@ -14,7 +14,7 @@ UNFINISHED = re.compile(r'\..+\.\d+\.tmp(\.\w+)?')
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield where to write a file that then takes the place of ``path``, at once.
 
     Whatever ends the writing, a full disk or a kill, ``path`` is the old file or the
@@ -50,20 +50,20 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         _flush_to_disk(path.parent)
 
 
-def write_file(path: str | os.PathLike, content: bytes):
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file as of :func:`atomic_write`."""
     with atomic_write(path) as place:
         place.write_bytes(content)
 
 
-def remove_unfinished(folder: str | os.PathLike):
+def remove_unfinished(folder: str | os.PathLike[str]) -> None:
     """Remove what :func:`atomic_write` left in a folder when it was killed."""
     for path in Path(folder).iterdir():
         if UNFINISHED.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
-def _flush_to_disk(path: Path):
+def _flush_to_disk(path: Path) -> None:
     """Have the system keep a file, or the names in a folder, beyond a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:

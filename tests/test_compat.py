@@ -45,6 +45,14 @@ def test_every_kind_of_hook_is_seen():
     assert all(hasattr(nn.ReLU(), name) for name in compat.HOOKS)
 
 
+def test_a_part_that_is_left_out_has_no_hooks():
+    model = nn.Sequential(nn.ReLU())
+    model.register_module('left_out', None)
+    assert not compat.has_hooks(model)
+    model[0].register_forward_hook(lambda *_: None)
+    assert compat.has_hooks(model)
+
+
 def test_all_batch_norms_have_one_base():
     kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     assert all(issubclass(kind, compat.BatchNorm) for kind in kinds)

@@ -40,7 +40,7 @@ def top1(model: str) -> float | None:
     """Return the ImageNet top-1 of a model in percent, if it is known here."""
     if kind_of(model) == 'recnext':
         figures = FIGURES.get(short_name(model))
-        return figures and figures.top1_dist
+        return figures.top1_dist if figures else None
     return TOP1_OF_PEERS.get(model)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from mmengine.structures import InstanceData, PixelData
@@ -67,8 +68,8 @@ def mixed_precision(dtype: str, device: str) -> torch.autocast:
 
 
 def detector_calls(
-    model: nn.Module, case: Case, device: str
-) -> tuple[Callable[[], object], Callable[[object], None] | None]:
+    model: Any, case: Case, device: str
+) -> tuple[Callable[[], object], Callable[[Any], object] | None]:
     """Return functions that find the objects in random images, or learn from some.
 
     Other types than fp32 are those of automatic mixed precision, as with ``--amp``.

@@ -79,6 +79,7 @@ def growth_table(
         small, large = found[base, one], found[sides[-1], one]
         pixels = large.case.pixels / small.case.pixels
         time = large.median / small.median / pixels
+        assert large.peak_bytes is not None and small.peak_bytes is not None
         memory = large.peak_bytes / small.peak_bytes / pixels
         body.append((*name, *times, f'{time:.2f}', f'{memory:.2f}'))
     return condensed('ns per pixel', columns, body)

@@ -220,6 +220,7 @@ def saved_bytes(workload: Workload) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = workload.forward()
     size = sum(saved.values())
+    assert workload.backward is not None  # else nothing need be saved
     workload.backward(result)
     return size
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -118,7 +119,7 @@ def network_cost(cfg: Config) -> Cost:
     return cost_of(model, lambda model: run_networks(model, image, framework.heads))
 
 
-def run_networks(model: nn.Module, images: Tensor, heads: tuple[str, ...]):
+def run_networks(model: Any, images: Tensor, heads: tuple[str, ...]):
     """Run each network of a detector or segmentor, and nothing between them.
 
     Args:

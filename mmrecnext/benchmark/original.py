@@ -14,6 +14,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from math import gcd
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -191,6 +192,9 @@ def channel_mixer(channels: int, ratio: float, **layers) -> nn.Sequential:
 class Downsample(nn.Module):
     """Half the resolution, more channels."""
 
+    token_mixer: nn.Module
+    norm: nn.Module
+
     def __init__(self, arch: Arch, stage: int, **layers):
         super().__init__()
         narrow, wide = arch.dims[stage - 1 : stage + 1]
@@ -233,6 +237,8 @@ def rep_mixer(channels: int, *, bias: bool, fused: bool) -> nn.Module:
 
 class Block(nn.Module):
     """Token mixer, then channel mixer, around a residual connection."""
+
+    rep_mixer: nn.Module
 
     def __init__(
         self, arch: Arch, stage: int, index: int, queries_by_keys: bool, **layers
@@ -311,6 +317,7 @@ class Original(nn.Module):
         """Extract features."""
         x = self.stem(x)
         maps = []
+        stage: Any  # a downsampling, but in the first, and blocks
         for stage in self.stages:
             if hasattr(stage, 'downsample'):
                 x = stage.downsample(x)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmrecnext.archs import ARCHS
 from mmrecnext.benchmark.accuracy import ACCURACIES, NAMES_OF_PEERS
@@ -81,7 +81,8 @@ def keep_labels_apart(figure: Figure, places: Sequence[tuple[float, float]] = ()
             for place in line.get_transform().transform(line.get_xydata())
         )
         taken = [Bbox([place, place]).padded(4) for place in marks]
-        for label in sorted(axes.texts, key=lambda text: text.get_window_extent().y0):
+        labels: Iterable[Any] = axes.texts
+        for label in sorted(labels, key=lambda text: text.get_window_extent().y0):
             x, y = label.xyann
             for offset in chain([(x, y)], places, ((x, y + i) for i in count(1))):
                 label.xyann = offset
@@ -111,7 +112,7 @@ def draw_accuracy(results: Sequence[Result], file: str, caption: str):
         if result.case.work == 'forward' and kind_of(result.case.model) != 'config':
             chosen.setdefault((result.case.model, result.case.form), result)
     panels = {
-        name: [(r, known(r.case.model)) for r in chosen.values() if known(r.case.model)]
+        name: [(r, a) for r in chosen.values() if (a := known(r.case.model))]
         for name, known in ACCURACIES.items()
     }
     panels = {name: points for name, points in panels.items() if points}
@@ -140,7 +141,7 @@ def scatter(axes: Axes, points: Sequence[tuple[Result, float]]):
     for result, accuracy in points:
         models.setdefault(result.case.model, []).append((result, accuracy))
     for model, found in models.items():
-        colour = COLOURS.get(series_of(model), PEER_COLOUR)
+        colour = COLOURS.get(series_of(model) or '', PEER_COLOUR)
         times = [r.median * 1e3 for r, _ in found]
         accuracy = found[0][1]
         axes.plot(times, [accuracy] * len(times), color=colour, alpha=0.35, lw=1)
@@ -233,6 +234,7 @@ def nanoseconds(result: Result) -> float:
 
 def peak(result: Result) -> float:
     """Return the bytes of memory per pixel."""
+    assert result.peak_bytes is not None  # which was asked for
     return result.peak_bytes / result.case.pixels
 
 

@@ -96,7 +96,7 @@ def mebibytes(size: int | None) -> str:
 
 def tables(report: Report) -> list[tuple[str, Sequence[str], list[tuple[str, ...]]]]:
     """Return titles, columns and rows of all tables."""
-    made = []
+    made: list[tuple[str, Sequence[str], list[tuple[str, ...]]]] = []
     for work, name in TITLES.items():
         if body := rows(report, work):
             results = [r for r in report.results if r.case.work == work]

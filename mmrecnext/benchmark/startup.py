@@ -73,7 +73,7 @@ def startup_rows(
         (STEPS[-1].format(arch=arch), [seconds[-1] for seconds in runs])
         for arch, runs in found.items()
     ]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (name, f'{min(times):.3f}', f'{sorted(times)[len(times) // 2]:.3f}')
         for name, times in timed
     ]

@@ -6,6 +6,7 @@ import timeit
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Workload:
     """
 
     forward: Callable[[], object]
-    backward: Callable[[object], None] | None
+    backward: Callable[[Any], object] | None
     model: nn.Module
     device: str
 
@@ -58,17 +59,18 @@ def build(case: Case, device: str, checkpoint: str | None = None) -> Workload:
     """
     torch.manual_seed(0)
     if kind_of(case.model) == 'config':
-        model = build_detector(case, checkpoint)
-        model = model.to(device).to(memory_format=MEMORY_FORMATS[case.layout])
-        model.backbone = compiled(model.backbone, case.mode)
-        return Workload(*detector_calls(model, case, device), model, device)
+        detector: Any = build_detector(case, checkpoint)
+        detector.to(device).to(memory_format=MEMORY_FORMATS[case.layout])
+        detector.backbone = compiled(detector.backbone, case.mode)
+        return Workload(*detector_calls(detector, case, device), detector, device)
 
-    model = build_backbone(case).to(device, memory_format=MEMORY_FORMATS[case.layout])
+    model = build_backbone(case).to(device)
+    model = model.to(memory_format=MEMORY_FORMATS[case.layout])
     images = make_images(case, device)
     if case.work == 'step':
         calls = training_step(compiled(model, case.mode), images, case)
         return Workload(*calls, model, device)
-    model, images = (each.to(DTYPES[case.dtype]) for each in (model, images))
+    model, images = model.to(DTYPES[case.dtype]), images.to(DTYPES[case.dtype])
     forward = inference(compiled(model, case.mode), images)
     return Workload(forward, None, model, device)
 
@@ -85,8 +87,8 @@ def build_backbone(case: Case) -> nn.Module:
         return model
     import timm
 
-    model = timm.create_model(case.model, features_only=True).train(training)
-    return fold_peer(model) if case.form == 'deploy' else model
+    peer = timm.create_model(case.model, features_only=True).train(training)
+    return fold_peer(peer) if case.form == 'deploy' else peer
 
 
 def fold_peer(model: nn.Module) -> nn.Module:
@@ -110,8 +112,13 @@ def compiled(model: nn.Module, mode: str) -> nn.Module:
         return model
     # All cases share the code of their layers, and so its table of compiled forms.
     allow_many_compilations(10_000)
-    options = {'freezing': True} if mode == 'frozen' else None
-    return torch.compile(model, fullgraph=True, dynamic=False, options=options)
+    whole: Any = torch.compile(
+        model,
+        fullgraph=True,
+        dynamic=False,
+        options={'freezing': True} if mode == 'frozen' else None,
+    )
+    return whole
 
 
 def make_images(case: Case, device: str) -> Tensor:

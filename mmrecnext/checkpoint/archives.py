@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -89,8 +89,8 @@ class Archive:
         if record.compress_type != zipfile.ZIP_STORED:  # might unpack without end
             raise Refused(f'its record {name} is compressed, as PyTorch saves none')
         content = torch.empty(record.file_size, dtype=torch.uint8)
-        view, checksum = memoryview(content.numpy()), 0
-        file = self.zip.fp
+        view, checksum = content.numpy().data, 0
+        file = cast(io.BufferedReader, self.zip.fp)
         file.seek(record.header_offset + NAME_LENGTH)
         name_length, extra_length = struct.unpack('<HH', file.read(4))
         file.seek(name_length + extra_length, os.SEEK_CUR)
@@ -110,12 +110,12 @@ class Archive:
             map_location: as of ``torch.load``.
             find: functions that the pickle may call, by name.
         """
-        order = sys.byteorder
+        order: str = sys.byteorder
         if 'byteorder' in self:
             order = bytes(self.read('byteorder')).decode()
         check(order == sys.byteorder, f'it was saved on a machine of {order} endian')
         storages = _Storages(lambda key: self.read(f'data/{key}'), map_location)
-        content = bytes(memoryview(self.read('data.pkl').numpy()))
+        content = self.read('data.pkl').numpy().tobytes()
         return _unpickle(io.BytesIO(content), len(content), storages, find)
 
 
@@ -188,7 +188,7 @@ def _move(content: torch.UntypedStorage, saved_on: str, map_location: Any):
 def _unpickle(
     file: IO[bytes],
     size: int,
-    load_storage: Callable[[Any], Storage],
+    load_storage: Callable[[Any], object],
     find: Find = FUNCTIONS.get,
 ) -> Any:
     meaning = Meaning(CONSTANTS, find, set_state, load_storage)
@@ -223,7 +223,7 @@ def read_old(path: Path, map_location: Any = None) -> Any:
     """
     size = os.path.getsize(path)
     with path.open('rb') as file:
-        pickles = _Bounded(file, size)
+        pickles = cast(IO[bytes], _Bounded(file, size))  # all that unpickling needs
         start = _unpickle(pickles, size, check_reference)
         check(start == OLD_START[0], 'it is a plain pickle. Save it with `torch.save`')
         version = _unpickle(pickles, size, check_reference)
@@ -247,7 +247,7 @@ def read_old(path: Path, map_location: Any = None) -> Any:
             content = torch.empty(length, dtype=torch.uint8)
             behind = file.tell()
             file.seek(place)
-            file.readinto(memoryview(content.numpy()))
+            file.readinto(content.numpy().data)
             file.seek(behind)
             return content
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 from mmengine.logging import HistoryBuffer
@@ -32,7 +32,7 @@ def dtype(code: str, *_) -> Pending:
     def finish(state: tuple) -> np.dtype:
         plain = type(state) is tuple and state[2:5] == (None, None, None)
         plain = plain and state[5] in (-1, kind.itemsize)
-        order = state[1] if plain else None
+        order: Any = state[1] if plain else None
         check(order in ('<', '>', '|', '='), 'an array in it is of no plain type')
         return kind if order in '|=' else kind.newbyteorder(order)
 
@@ -49,7 +49,9 @@ def array(*_) -> Pending:
     return Pending(finish)
 
 
-def array_of(content: Any, dtype: Any, shape: Any, order: str = 'C', *_) -> np.ndarray:
+def array_of(
+    content: Any, dtype: Any, shape: Any, order: Literal['C', 'F'] = 'C', *_: Any
+) -> np.ndarray:
     """Stand for ``numpy.core.numeric._frombuffer``."""
     if type(content) is str:  # of Python 2
         content = content.encode('latin1')
@@ -72,7 +74,7 @@ def array_of(content: Any, dtype: Any, shape: Any, order: str = 'C', *_) -> np.n
 
 def scalar(dtype: Any, content: Any = b'') -> np.generic:
     """Stand for ``numpy.core.multiarray.scalar``."""
-    return array_of(content, dtype, ())[()]
+    return cast(np.generic, array_of(content, dtype, ())[()])
 
 
 def history(*args) -> Pending:

@@ -83,6 +83,7 @@ def model_of(weights: Mapping[str, Tensor], source: str) -> RecNeXt:
             f'it has {brief(sorted(weights))}'
         )
     arch, _ = closest_arch(weights, stem.size(1))
+    model: RecNeXt
     if any(key.startswith(HEAD) for key in weights):
         model = RecNeXtClassifier(arch, *sizes_of_classifier(weights, source))
     else:
@@ -90,7 +91,9 @@ def model_of(weights: Mapping[str, Tensor], source: str) -> RecNeXt:
     return with_weights(model, weights, source)
 
 
-def convert(checkpoint: Any, form: str, file: Path, source: str, averaged=False) -> str:
+def convert(
+    checkpoint: Any, form: str, file: Path, source: str, averaged: bool = False
+) -> str:
     """Write the weights of a backbone or classifier in another form.
 
     Args:
@@ -125,7 +128,7 @@ def convert(checkpoint: Any, form: str, file: Path, source: str, averaged=False)
     return f'recnext_{name}, {head}, {len(model.state_dict())} weights'
 
 
-def write(model: RecNeXt, form: str, file: Path):
+def write(model: RecNeXt, form: str, file: Path) -> None:
     """Write a model in a released form; for ``fused`` it is fused, in place.
 
     Raises:
@@ -142,7 +145,8 @@ def content_of(model: RecNeXt, form: str) -> bytes:
     if form == 'safetensors':
         from safetensors.torch import save  # here: it is an extra
 
-        return save(weights, metadata={'format': 'pt'})
+        content: bytes = save(weights, metadata={'format': 'pt'})
+        return content
     if form == 'published':
         return pickled({'model': weights})
     if form == 'backbone':
@@ -170,7 +174,9 @@ def torchscript_of(model: RecNeXt) -> bytes:
         # Of the check of sizes and the order of products, which no result depends on.
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
         # Unchecked, for the check compiles kernels, half a minute of some models.
-        return torch.jit.trace(model, image, check_trace=False).save_to_buffer()
+        traced = torch.jit.trace(model, image, check_trace=False)
+    content: bytes = traced.save_to_buffer()
+    return content
 
 
 def upgrade_network(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from mmengine.logging import print_log
@@ -27,6 +27,8 @@ from mmrecnext.errors import CheckpointError, brief
 from mmrecnext.models import RecNeXt
 from mmrecnext.models.classifier import CLASSIFIERS
 from mmrecnext.models.fusion import fold_outer_norms, fuse_conv_norms
+
+Model = TypeVar('Model', bound=RecNeXt)
 
 FUSED_STEM = 'stem.stem.0.weight'
 STEMS = ('stem.stem.0.conv.weight', FUSED_STEM)
@@ -57,7 +59,7 @@ def is_deployed(weights: Mapping[str, Any]) -> bool:
     return is_fused(weights) and not norms
 
 
-def fuse_like(model: nn.Module, weights: Mapping[str, Any]):
+def fuse_like(model: nn.Module, weights: Mapping[str, Any]) -> None:
     """Merge the norms of a model, in place, as far as in ``weights``."""
     if is_fused(weights):
         fuse_conv_norms(model)
@@ -66,15 +68,15 @@ def fuse_like(model: nn.Module, weights: Mapping[str, Any]):
 
 
 def load_pretrained(
-    model: nn.Module,
+    model: RecNeXt,
     checkpoint: str,
     prefix: str | None = None,
     map_location: Any = 'cpu',
-):
+) -> None:
     """Load pretrained weights into a backbone, all of them or none.
 
     Args:
-        model: a :class:`~mmrecnext.models.RecNeXt`. One that is deployed takes fused
+        model: one that is deployed takes fused
             weights and those for training, whose norms are merged on the way.
         checkpoint: path, URL, published name, or repository on the hub.
         prefix: see :func:`backbone_weights`.
@@ -96,9 +98,11 @@ def load_pretrained(
         Traceback (most recent call last):
         mmrecnext.errors.CheckpointError: m0.pth does not fit a0; ...
     """
-    weights = backbone_weights(read_checkpoint(checkpoint, map_location), prefix)
+    found = backbone_weights(read_checkpoint(checkpoint, map_location), prefix)
     unbuilt = tuple(f'stages.{i}.' for i in range(len(model.stages), NUM_STAGES))
-    weights = {k: v for k, v in weights.items() if not k.startswith(unbuilt)}
+    weights: Mapping[str, Tensor] = {
+        k: v for k, v in found.items() if not k.startswith(unbuilt)
+    }
     if model.deployed:
         weights = _deployed_weights(model, weights, checkpoint)
     elif is_fused(weights):
@@ -117,7 +121,7 @@ def load_pretrained(
 
 
 def _deployed_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], source: str
+    model: RecNeXt, weights: Mapping[str, Tensor], source: str
 ) -> Mapping[str, Tensor]:
     """Merge in ``weights`` what norms there are."""
     options = ('in_channels', 'out_indices', 'norm_cfg')
@@ -126,18 +130,17 @@ def _deployed_weights(
     check_fit(twin, weights, source)
     twin.load_state_dict(weights, assign=True)
     twin.switch_to_deploy()
-    return twin.state_dict()
+    merged: Mapping[str, Tensor] = twin.state_dict()
+    return merged
 
 
-def _blank(arch: str | Mapping, **options) -> nn.Module:
+def _blank(arch: str | Mapping[str, Any], **options: Any) -> RecNeXt:
     """Build a backbone for training, with no memory for weights."""
     with torch.device('meta'):
         return RecNeXt(arch, **options)
 
 
-def with_weights(
-    model: nn.Module, weights: Mapping[str, Tensor], source: str
-) -> nn.Module:
+def with_weights(model: Model, weights: Mapping[str, Tensor], source: str) -> Model:
     """Bring a model for inference into the form of weights, and load them.
 
     Args:
@@ -170,7 +173,7 @@ def sizes_of_classifier(weights: Mapping[str, Tensor], source: str) -> tuple[int
     return len(weights[head]), weights[stem].size(1)
 
 
-def check_fit(model: nn.Module, weights: Mapping[str, Tensor], source: str):
+def check_fit(model: RecNeXt, weights: Mapping[str, Tensor], source: str) -> None:
     """Check that ``weights`` are all those of a model.
 
     Args:
@@ -237,7 +240,9 @@ def _shapes(
     return frozenset((k, v.shape) for k, v in model.state_dict().items())
 
 
-def load_network(model: nn.Module, filename: str, map_location: Any = 'cpu') -> dict:
+def load_network(
+    model: nn.Module, filename: str, map_location: Any = 'cpu'
+) -> dict[str, Any]:
     """Load a checkpoint into a detector or segmentor, all of its weights or none.
 
     Args:
@@ -251,7 +256,7 @@ def load_network(model: nn.Module, filename: str, map_location: Any = 'cpu') -> 
     Raises:
         CheckpointError: where the weights do not fit, or no training has left them.
     """
-    checkpoint = read_checkpoint(filename, map_location)
+    checkpoint: dict[str, Any] = read_checkpoint(filename, map_location)
     weights = named_weights(checkpoint)
     with explained_misfit(model, filename, weights):
         check_values(model.state_dict(), weights, filename)

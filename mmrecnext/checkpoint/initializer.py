@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from mmengine.model.weight_init import PretrainedInit, update_init_info
-from torch import nn
 
 from mmrecnext.checkpoint.fit import load_pretrained
+from mmrecnext.models import RecNeXt
 from mmrecnext.registry import WEIGHT_INITIALIZERS
 
 
@@ -16,7 +16,7 @@ class RecNeXtPretrainedInit(PretrainedInit):
     The options are those of MMEngine's ``PretrainedInit``.
     """
 
-    def __call__(self, module: nn.Module):
+    def __call__(self, module: RecNeXt) -> None:
         """Load the weights.
 
         Raises:

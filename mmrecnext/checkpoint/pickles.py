@@ -122,8 +122,8 @@ class _Machine:
                 self.stack.append(value)
             elif name in CONSTANTS:
                 self.stack.append(CONSTANTS[name])
-            elif steps[name]:
-                steps[name](value)
+            elif step := steps[name]:
+                step(value)
             elif name not in NO_STEPS:
                 raise NamesCode(name)
             if count == MAX_STEPS:

@@ -55,7 +55,7 @@ HASHED = re.compile(r'[-_][0-9a-f]{8,}\.\w+$')
 """The end of a name that tells the content of the file, as of PyTorch's models."""
 
 
-def register_loaders():
+def register_loaders() -> None:
     """Have MMEngine read checkpoints without running code, and know published names.
 
     With :data:`OWN_READER` before the name, or one of the hub, MMEngine reads by
@@ -73,7 +73,7 @@ def register_loaders():
         CheckpointLoader.register_scheme(prefixes, loader=loader, force=True)
 
 
-def read_checkpoint(filename: str | os.PathLike, map_location: Any = None) -> Any:
+def read_checkpoint(filename: str | os.PathLike[str], map_location: Any = None) -> Any:
     """Find a checkpoint, and read it without running code.
 
     The text of a config, which mmcv 1 saved, is left out: MMEngine would execute it on
@@ -164,7 +164,7 @@ def _look_up(scheme: str, name: str) -> str:
     """
     from mmengine.runner import checkpoint as mmengine  # here: it is slow
 
-    table = {
+    table: dict[str, str] = {
         'mmcls': mmengine.get_mmcls_models,
         'torchvision': mmengine.get_torchvision_models,
         'modelzoo': mmengine.get_torchvision_models,
@@ -178,7 +178,8 @@ def _look_up(scheme: str, name: str) -> str:
         )
     if table[name].startswith(URLS):
         return table[name]
-    return os.path.join(mmengine._get_mmengine_home(), table[name])
+    home: str = mmengine._get_mmengine_home()
+    return os.path.join(home, table[name])
 
 
 def _locate(filename: str, fetch: Callable[[str], Path]) -> Path:
@@ -207,7 +208,7 @@ def existing_file(name: str) -> Path | None:
         return None
 
 
-def check_source(filename: str):
+def check_source(filename: str) -> None:
     """Check that a checkpoint is a file or of a published name, fetching nothing.
 
     URLs and repositories on the hub pass.
@@ -223,7 +224,7 @@ def check_source(filename: str):
             raise CheckpointError(describe_missing(filename, error)) from error
 
 
-def describe_missing(name: str, unpublished: Exception | None) -> str:
+def describe_missing(name: str, unpublished: BaseException | None) -> str:
     """Say what there is in place of a checkpoint that is no file.
 
     Args:

@@ -48,7 +48,7 @@ def read_torchscript(archive: Archive) -> dict[str, Tensor]:
     module = archive.unpickle('cpu', _find)
     if type(module) is not Module:
         raise Refused('it is a TorchScript archive without a module')
-    found = {}
+    found: dict[str, Tensor] = {}
     for key, value in _named_tensors(module):
         if len(found) == MAX_TENSORS:
             raise Refused(f'it has more than {MAX_TENSORS:,} tensors')

@@ -15,11 +15,14 @@ from timm.models._features_fx import FeatureGraphNet
 from torch import Tensor, nn
 
 from mmrecnext.errors import OptionError
-from mmrecnext.models.recnext import traced
+from mmrecnext.models.recnext import RecNeXt, traced
 
 
 class StageList(FeatureGetterNet):
     """Turns images into a list of maps."""
+
+    model: RecNeXt
+    out_indices: tuple[int, ...]
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Give ``torch.jit.script`` a trace, see :class:`~mmrecnext.models.RecNeXt`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from timm.models import create_model
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ def classifier_of(
         CheckpointError: where they are not those of such a classifier.
     """
     num_classes, in_chans = sizes_of_classifier(weights, source)
-    model = create_model(
+    model: Any = create_model(
         f'recnext_{arch}',
         num_classes=num_classes,
         in_chans=in_chans,

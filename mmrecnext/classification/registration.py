@@ -95,7 +95,9 @@ def chosen_weights(checkpoint: Any, averaged: bool = False) -> dict[str, Tensor]
     return named_weights(checkpoint, averaged)
 
 
-def checkpoint_filter_fn(checkpoint: Mapping[str, Any], model: nn.Module) -> dict:
+def checkpoint_filter_fn(
+    checkpoint: Mapping[str, Any], model: RecNeXtClassifier
+) -> dict[str, Tensor]:
     """Give timm the weights in ``checkpoint``.
 
     Args:
@@ -138,7 +140,7 @@ def with_file(cfg: PretrainedCfg) -> PretrainedCfg:
     Raises:
         CheckpointError: where there are none.
     """
-    path = Path(cfg.file).expanduser()
+    path = Path(cfg.file or '').expanduser()
     if path.is_dir():
         path = file_in(path)
     if not path.is_file():
@@ -186,7 +188,9 @@ def resolve_weights(
     """
     if not pretrained_cfg and distillation is not None:
         pretrained_cfg = tag_of(distillation)
-    cfg = resolve_pretrained_cfg(f'recnext_{arch}', pretrained_cfg, overlay)
+    asked: Any = pretrained_cfg  # of more types than timm says that it takes
+    fields: Any = overlay
+    cfg = resolve_pretrained_cfg(f'recnext_{arch}', asked, fields)
     tag = cfg.tag or (cfg.hf_hub_id or '').partition('@')[0].rpartition('.')[2]
     is_own = any((overlay or {}).get(field) for field in SOURCES)
     wanted = tag if distillation is None else tag_of(distillation)
@@ -238,7 +242,7 @@ def build_classifier(
             RecNeXtClassifier,
             f'recnext_{arch}',
             pretrained,
-            pretrained_cfg=cfg,
+            pretrained_cfg=cfg,  # type: ignore[arg-type]  # as timm itself does
             arch=arch,
             feature_cfg=dict(out_indices=(0, 1, 2, 3)),
             pretrained_filter_fn=checkpoint_filter_fn,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -29,14 +30,22 @@ class WithoutWeights(TorchFunctionMode):
     theirs, such as rates of stochastic depth, with tensors.
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         kwargs = dict(kwargs or {})
         if func is torch.empty:
             kwargs['device'] = 'meta'
         return func(*args, **kwargs)
 
 
-def build_network(node: Mapping, scope: str, weights: bool = True) -> nn.Module:
+def build_network(
+    node: Mapping[str, Any], scope: str, weights: bool = True
+) -> nn.Module:
     """Build a model, or a part of one.
 
     Args:
@@ -47,7 +56,8 @@ def build_network(node: Mapping, scope: str, weights: bool = True) -> nn.Module:
     importlib.import_module(f'{scope}.models')
     mode = nullcontext() if weights else WithoutWeights()
     with DefaultScope.overwrite_default_scope(scope), mode:
-        return MODELS.build(node)
+        network: nn.Module = MODELS.build(node)
+    return network
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -58,7 +68,7 @@ def build_runner(cfg: Config) -> Runner:
     return RUNNERS.build(cfg)
 
 
-def fit_cpu(cfg: Config):
+def fit_cpu(cfg: Config) -> None:
     """Replace what needs a GPU, in place: NCCL by Gloo, SyncBN by BN."""
     launcher = cfg.get('launcher', 'none')
     if launcher == 'pytorch':

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -43,12 +44,12 @@ def _taken(
     owner: nn.Module, channels: tuple[int, ...]
 ) -> Iterator[tuple[str, list[int], list[int]]]:
     """Yield fields of the config, their channels, and those of the maps they take."""
-    neck = getattr(owner, 'neck', None)
+    neck: Any = getattr(owner, 'neck', None)
     if hasattr(neck, 'lateral_convs') and hasattr(neck, 'in_channels'):
         yield 'neck.in_channels', list(neck.in_channels), list(channels)
     maps = len(channels) if neck is None else getattr(neck, 'num_outs', None)
     for part in ('decode_head', 'auxiliary_head'):
-        head = getattr(owner, part, None)
+        head: Any = getattr(owner, part, None)
         index = getattr(head, 'in_index', None)
         if index is None or maps is None:
             continue

@@ -36,7 +36,7 @@ def shipped(kind: str) -> Path:
     return installed if installed.is_dir() else package.parent / kind
 
 
-def load_config(path: str, options: Mapping | None = None) -> Config:
+def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config of MMDetection or MMSegmentation, and import what it asks for.
 
     Args:
@@ -188,7 +188,7 @@ def scope_of(cfg: Config) -> str | None:
 
     Configs of plain Python need no ``default_scope``; the types in them tell.
     """
-    scope = cfg.get('default_scope')
+    scope: str | None = cfg.get('default_scope')
     if scope not in (None, 'mmengine'):
         return scope
     parts = nodes([cfg.get('model'), cfg._cfg_dict])  # those of the model first
@@ -196,7 +196,7 @@ def scope_of(cfg: Config) -> str | None:
     return next((root for root in roots if root in FRAMEWORKS), scope)
 
 
-def _check_framework(cfg: Config, name: str | Path):
+def _check_framework(cfg: Config, name: str | Path) -> None:
     scope = cfg.get('default_scope')
     if scope not in FRAMEWORKS:
         raise ConfigError(
@@ -210,7 +210,7 @@ def _check_framework(cfg: Config, name: str | Path):
         )
 
 
-def import_modules(cfg: Config, dispensable: Collection[str] = ()):
+def import_modules(cfg: Config, dispensable: Collection[str] = ()) -> None:
     """Import the modules that a config names in ``custom_imports``.
 
     Args:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -10,6 +11,7 @@ from torch import nn
 
 from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.models import RecNeXt
+from mmrecnext.models.recnext import Stage
 from mmrecnext.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 DECAY_TYPES = ('layer_wise', 'stage_wise')
@@ -87,7 +89,8 @@ class RecNeXtLayerDecay(DefaultOptimWrapperConstructor):
         scales = self.scales(module)
         for group in params:
             if scale := scales.get(group['params'][0]):
-                group['lr'] = group.get('lr', self.base_lr) * scale
+                rate: Any = group.get('lr', self.base_lr)
+                group['lr'] = rate * scale
         params[:] = merged(params)
 
     def scales(self, model: nn.Module) -> dict[nn.Parameter, float]:
@@ -125,7 +128,7 @@ def layers_of(
         by_stage: count a stage as one layer, instead of each of its blocks.
     """
     yield [*backbone.stem.parameters()]
-    for stage in backbone.stages:
+    for stage in cast(Iterable[Stage], backbone.stages):
         if by_stage:
             layers = [[*stage.parameters()]]
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import mmcv
@@ -73,7 +74,7 @@ class Predictor:
             cfg.model.backbone.init_cfg = None  # the checkpoint holds it
         model = build_network(cfg.model, cfg.default_scope)
         meta = load_network(model, checkpoint).get('meta') or {}
-        self.model = model.to(device).eval()
+        self.model: Any = model.to(device).eval()
         count = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
         self.meta = describe_classes(meta, dataset, count)
         self.classes = self.meta['classes']
@@ -101,12 +102,12 @@ class Predictor:
         Raises:
             ConfigError: for a file that cannot be read.
         """
+        reason = ''
         try:
             results = self.load(dict(img_path=str(file), img_id=0))
         except (OSError, AssertionError, cv2.error, AttributeError) as error:
-            results, reason = None, error
+            results, reason = None, f' ({str(error).strip().splitlines()[0]})'
         if not results or results.get('img') is None:
-            reason = '' if results else f' ({str(reason).strip().splitlines()[0]})'
             raise ConfigError(f'{file} is not an image that can be read{reason}')
         picture = results['img']
         batch = pseudo_collate([self.prepare(results)])
@@ -132,14 +133,15 @@ class Predictor:
         Returns:
             ``[H, W, 3]``, uint8, BGR.
         """
-        options = {'draw_gt': False, 'show': False}
+        options: dict[str, Any] = {'draw_gt': False, 'show': False}
         if 'pred_instances' in sample:
             options['pred_score_thr'] = self.score_thr
         rgb = np.ascontiguousarray(displayable(picture)[..., ::-1])
         self.visualizer.add_datasample('picture', rgb, sample, **options)
-        return self.visualizer.get_image()[..., ::-1]
+        drawn: np.ndarray = self.visualizer.get_image()
+        return drawn[..., ::-1]
 
-    def describe(self, sample: BaseDataElement) -> dict:
+    def describe(self, sample: BaseDataElement) -> dict[str, Any]:
         """Say what was found, ready for JSON.
 
         Returns:
@@ -161,7 +163,7 @@ class Predictor:
             }
         }
 
-    def _describe_instances(self, instances) -> list[dict]:
+    def _describe_instances(self, instances: Any) -> list[dict[str, Any]]:
         instances = instances[instances.scores >= self.score_thr]
         detections = []
         for i in range(len(instances)):
@@ -177,7 +179,7 @@ class Predictor:
             detections.append(detection)
         return detections
 
-    def _describe_panoptic(self, panoptic) -> list[dict]:
+    def _describe_panoptic(self, panoptic: Any) -> list[dict[str, Any]]:
         from mmdet.evaluation.functional import INSTANCE_OFFSET
 
         ids, counts = np.unique(panoptic.sem_seg.numpy(), return_counts=True)
@@ -195,16 +197,18 @@ class Predictor:
                 f'are names of {len(self.classes)} classes: `num_classes` of its heads '
                 'and `metainfo.classes` of the data must agree'
             )
-        return self.classes[label]
+        name: str = self.classes[label]
+        return name
 
 
 def registered(name: str, registry: Registry) -> type | None:
     """Return what a name stands for in the framework of the config."""
     with registry.switch_scope_and_registry(None) as own:
-        return own.get(name)
+        found: type | None = own.get(name)
+    return found
 
 
-def split_pipeline(pipeline: Sequence) -> tuple[Compose, Compose]:
+def split_pipeline(pipeline: Sequence[Any]) -> tuple[Compose, Compose]:
     """Build the transforms of a test: those that read the picture, and the rest.
 
     What loads annotations is left out: there need not be any.
@@ -228,7 +232,9 @@ def split_pipeline(pipeline: Sequence) -> tuple[Compose, Compose]:
     return Compose(steps[:first]), Compose(steps[first:])
 
 
-def describe_classes(meta: Mapping, dataset: Mapping, count: int | None = None) -> dict:
+def describe_classes(
+    meta: Mapping[str, Any], dataset: Mapping[str, Any], count: int | None = None
+) -> dict[str, Any]:
     """Return names and colours of the classes.
 
     Args:
@@ -265,7 +271,8 @@ def describe_classes(meta: Mapping, dataset: Mapping, count: int | None = None) 
 
 def label_map_of(sample: BaseDataElement) -> np.ndarray:
     """Return the label map of a segmentor's sample, ``[H, W]``, int64."""
-    return sample.pred_sem_seg.data[0].numpy().astype(np.int64)
+    labels: np.ndarray = sample.pred_sem_seg.data[0].numpy()
+    return labels.astype(np.int64)
 
 
 def displayable(picture: np.ndarray) -> np.ndarray:

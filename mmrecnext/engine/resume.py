@@ -83,7 +83,7 @@ def saved_checkpoints(folder: str) -> list[Path]:
     regular = [path for path in found if not path.name.startswith(BEST)]
     lead = named or max(regular, key=lambda path: found[path][2], default=None)
     kind = _split(lead)[0] if lead else None
-    _, highest, saved = found.get(last, ('', math.inf, 0))
+    _, highest, saved = found[last] if last else ('', math.inf, 0)
 
     def lateness(path: Path) -> tuple:
         prefix, number, time = found[path]
@@ -104,7 +104,9 @@ def _numbered(folder: Path, named: Path | None) -> dict[Path, tuple[str, int, fl
 
 
 def _split(path: Path) -> tuple[str, int]:
-    prefix, number = NUMBERED.fullmatch(path.stem).groups()
+    match = NUMBERED.fullmatch(path.stem)
+    assert match is not None  # as of any text
+    prefix, number = match.groups()
     return prefix, int(number or 0)
 
 
@@ -310,9 +312,10 @@ def resume_from(cfg: Config, checkpoint: str, new_schedule: bool = False):
     """
     schedulers = bool(cfg.get('param_scheduler')) and not new_schedule
     if checkpoint == 'auto':
-        checkpoint = latest_checkpoint(cfg.work_dir, schedulers)
-        if checkpoint is None:
+        latest = latest_checkpoint(cfg.work_dir, schedulers)
+        if latest is None:
             return
+        checkpoint = latest
     elif '://' not in checkpoint and not Path(checkpoint).expanduser().is_file():
         raise CheckpointError(
             f'there is no file {checkpoint} to resume from; --resume alone takes the '

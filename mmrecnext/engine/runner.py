@@ -104,6 +104,9 @@ class Runner(MMEngineRunner):
             and the schedulers of the config, in place of those of the checkpoint.
     """
 
+    _resume: bool
+    _load_from: str | None
+
     strict = False
     new_schedule = False
 

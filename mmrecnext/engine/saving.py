@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from mmengine.dist import is_main_process
@@ -19,7 +19,7 @@ class RemovingLater:
 
     def __init__(self, backend: Any):
         self._backend = backend
-        self._outdated = {}
+        self._outdated: dict[str, Callable[[str], object]] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
@@ -32,7 +32,7 @@ class RemovingLater:
         """Have a folder removed later."""
         self._outdated[path] = self._backend.rmtree
 
-    def remove_outdated(self, kept: Collection[str]):
+    def remove_outdated(self, kept: Collection[str | None]):
         """Remove now what was to be removed, but what has been written anew."""
         for path, remove in self._outdated.items():
             if path not in kept:
@@ -48,6 +48,8 @@ class CheckpointHook(MMEngineCheckpointHook):
     end (SIGTERM) saves after the step at hand; one by epochs could not go on from the
     middle of an epoch.
     """
+
+    file_backend: Any
 
     def before_train(self, runner):
         """Find where to save; see MMEngine."""

@@ -111,7 +111,7 @@ class Schedule:
         Raises:
             CheckpointError: where its schedulers are of another number or kind.
         """
-        found = {}
+        found: dict[str, str] = {}
         states = checkpoint['optimizer'], checkpoint.get('param_schedulers')
         for wrapper, saved, schedulers, saved_schedulers in self.parts(*states):
             groups = wrapper.optimizer.param_groups

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from types import MethodType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,14 +27,15 @@ def bound_memory(model: nn.Module):
         return
     from mmseg.models.segmentors import BaseSegmentor
 
+    segmentor: Any = model
     is_usual = isinstance(model, BaseSegmentor) and (
-        type(model).postprocess_result is BaseSegmentor.postprocess_result
+        type(segmentor).postprocess_result is BaseSegmentor.postprocess_result
     )
     if is_usual and hasattr(model, 'decode_head') and hasattr(model, 'align_corners'):
-        model.postprocess_result = MethodType(_postprocess, model)
+        segmentor.postprocess_result = MethodType(_postprocess, segmentor)
 
 
-def _postprocess(model: nn.Module, seg_logits: Tensor, data_samples=None):
+def _postprocess(model: Any, seg_logits: Tensor, data_samples: Any = None):
     """Do what ``BaseSegmentor.postprocess_result`` does, but keep no logits."""
     if data_samples is None:
         return type(model).postprocess_result(model, seg_logits)
@@ -74,7 +76,8 @@ def label_map(
         ``[H, W]``, int64.
     """
     at_once = max(1, ENLARGED_BYTES // (4 * size[0] * size[1]))
-    best = labels = None
+    best: Tensor | None = None
+    labels: Tensor | None = None
     for first in range(0, len(logits), at_once):
         some = F.interpolate(
             logits[None, first : first + at_once],
@@ -83,12 +86,14 @@ def label_map(
             align_corners=align_corners,
         )[0]
         if len(logits) == 1:
+            assert threshold is not None
             return (some[0].sigmoid() > threshold).long()
         value, index = some.max(0)
-        if best is None:
+        if best is None or labels is None:
             best, labels = value, index
         else:
             # Of equal logits, the first class, as `argmax` takes it.
             labels = torch.where(value > best, index + first, labels)
             best = torch.maximum(value, best)
+    assert labels is not None  # for there is a class
     return labels

@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 from mmengine.logging import print_log
 
@@ -17,7 +18,7 @@ from mmrecnext.errors import ConfigError
 try:
     import fcntl
 except ImportError:  # on Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # which tells that there is none
 
 LOCK = '.lock'
 """File in a work dir that its run holds a lock of, and that names the run."""
@@ -35,7 +36,7 @@ STARTS = {
     'mpi': 'Use mpirun',
 }
 
-_locked = {}
+_locked: dict[str, IO[str]] = {}
 
 
 class Terminated(KeyboardInterrupt):

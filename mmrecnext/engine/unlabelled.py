@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmrecnext.engine.configs import type_of
 from mmrecnext.engine.data import leaf_datasets
@@ -50,7 +51,7 @@ def _lists_pictures_alone(file: str) -> bool:
     )
 
 
-def metrics_of(cfg: Config) -> list[Mapping]:
+def metrics_of(cfg: Config) -> list[ConfigDict]:
     """Return the metrics of a test, of which a config may name one, several or none."""
     evaluator = cfg.get('test_evaluator') or []
     return [evaluator] if isinstance(evaluator, Mapping) else [*evaluator]
@@ -85,7 +86,7 @@ def leave_out_annotations(cfg: Config, missing: str, out: str | None):
         cfg.test_evaluator = of_coco if out.endswith('.json') else []
 
 
-def without_annotations(steps: list) -> list:
+def without_annotations(steps: Sequence[Any]) -> list[Any]:
     """Return the transforms of a pipeline but those that load annotations."""
     kept = []
     for step in steps:

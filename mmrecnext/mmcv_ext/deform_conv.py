@@ -178,11 +178,14 @@ def modulated_deform_conv_forward(
         deformable_group: Groups of channels that share an offset.
         with_bias: Whether to add ``bias``.
     """
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w)
-    geometry += (group, deformable_group)
-    bias = bias if with_bias else None
+    geometry = (
+        *(stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w),
+        *(group, deformable_group),
+    )
     offset, mask = _read(offset, output), _read(mask, output)
-    output.copy_(_forward(input, weight, offset, mask, bias, geometry))
+    output.copy_(
+        _forward(input, weight, offset, mask, bias if with_bias else None, geometry)
+    )
 
 
 def modulated_deform_conv_backward(
@@ -217,8 +220,10 @@ def modulated_deform_conv_backward(
     ``grad_bias`` is left alone unless ``with_bias``. All other arguments are those of
     :func:`modulated_deform_conv_forward`.
     """
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w)
-    geometry += (group, deformable_group)
+    geometry = (
+        *(stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w),
+        *(group, deformable_group),
+    )
     offset, mask = _read(offset, grad_output), _read(mask, grad_output)
     grads = _backward(grad_output, input, weight, offset, mask, geometry)
     grad_input += grads[0]
@@ -259,7 +264,8 @@ def _forward(
     geometry: tuple[int, ...],
 ) -> Tensor:
     use_mask = mask is not None
-    mask = mask if use_mask else input.new_empty(len(input), 0)
+    if mask is None:
+        mask = input.new_empty(len(input), 0)
     bias = input.new_zeros(len(weight)) if bias is None else bias
     tensors = at_least_float32(input, weight, offset, mask, bias)
     # autocast would reach into the kernel and lower its matrix products
@@ -277,7 +283,8 @@ def _backward(
 ) -> tuple[Tensor, ...]:
     """Gradients of input, weight, offset, mask and bias."""
     use_mask = mask is not None
-    mask = mask if use_mask else input.new_empty(len(input), 0)
+    if mask is None:
+        mask = input.new_empty(len(input), 0)
     bias = input.new_zeros(len(weight))
     tensors = at_least_float32(grad_output, input, weight, offset, mask, bias)
     backward = torch.ops.torchvision._deform_conv2d_backward
@@ -301,7 +308,7 @@ def _stop_outside(
     """
     taps = (geometry[-1], *kernel, 2)
     offsets = offset.unflatten(1, taps).unbind(4)  # y and x: (B, G, kh, kw, H', W')
-    outside = False
+    outside = torch.zeros((), dtype=torch.bool, device=offset.device)
     for axis, at in enumerate(offsets):
         stride, pad, dilation = geometry[axis : axis + 6 : 2]
         first = torch.arange(at.size(4 + axis), device=at.device) * stride - pad

@@ -3,6 +3,8 @@
 Source: Zhu et al., Deformable DETR, https://arxiv.org/abs/2010.04159
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,7 +34,7 @@ def ms_deform_attn_forward(
         (B, Q, H * C) in the dtype of ``value``.
     """
     tensors = at_least_float32(value, sampling_locations, attention_weights)
-    output = _attend(*tensors, value_spatial_shapes, value_level_start_index)
+    output = _attend(tensors, value_spatial_shapes, value_level_start_index)
     return output.to(value.dtype)
 
 
@@ -57,7 +59,7 @@ def ms_deform_attn_backward(
     tensors = at_least_float32(value, sampling_locations, attention_weights)
     with torch.enable_grad():
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
-        output = _attend(*leaves, value_spatial_shapes, value_level_start_index)
+        output = _attend(leaves, value_spatial_shapes, value_level_start_index)
     grads = torch.autograd.grad(output, leaves, grad_output.to(output.dtype))
     outside = _outside(tensors[1], value_spatial_shapes)
     grad_value += grads[0]
@@ -72,15 +74,14 @@ def _outside(locations: Tensor, shapes: Tensor) -> Tensor:
     return ((at <= -1) | (at >= size)).any(-1, keepdim=True)
 
 
-def _attend(
-    value: Tensor, locations: Tensor, weights: Tensor, shapes: Tensor, starts: Tensor
-) -> Tensor:
+def _attend(tensors: Sequence[Tensor], shapes: Tensor, starts: Tensor) -> Tensor:
+    value, locations, weights = tensors
     batch, _, heads, _ = value.shape
     value = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B * H, C, K)
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B * H, Q, L, P, 2)
     weights = weights.transpose(1, 2).flatten(0, 1)  # (B * H, Q, L, P)
     levels = zip(shapes.tolist(), starts.tolist(), strict=True)
-    output = 0
+    output = value.new_zeros(())
     for level, ((height, width), start) in enumerate(levels):
         plane = value[..., start : start + height * width]
         samples = F.grid_sample(

@@ -1,6 +1,7 @@
 """Linear attention, the token mixer of the A series and of T, S and B."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class LinearAttn(nn.Module):
         qk_ratio: int = 2,
         qk_groups: int = 2,
         *,
-        norm_cfg: Mapping = dict(type='BN'),
+        norm_cfg: Mapping[str, Any] = dict(type='BN'),
         bias: bool = False,
     ):
         super().__init__()
@@ -61,7 +62,7 @@ class LinearAttn(nn.Module):
                 f'keys of {qk_channels // 2}, got {num_heads}'
             )
         self.num_heads = num_heads
-        options = dict(norm_cfg=norm_cfg, bias=bias)
+        options: dict[str, Any] = dict(norm_cfg=norm_cfg, bias=bias)
         self.qk = ConvNorm(channels, qk_channels, groups=qk_groups, **options)
         self.pe = ConvNorm(channels, channels, 3, groups=channels, **options)
 
@@ -89,11 +90,11 @@ class RecAttn(nn.Module):
         channels: int,
         num_heads: int = 1,
         *,
-        norm_cfg: Mapping = dict(type='BN'),
+        norm_cfg: Mapping[str, Any] = dict(type='BN'),
         bias: bool = False,
     ):
         super().__init__()
-        options = dict(norm_cfg=norm_cfg, bias=bias)
+        options: dict[str, Any] = dict(norm_cfg=norm_cfg, bias=bias)
         self.down = nn.Sequential(
             ConvNorm(channels, channels, 5, 2, groups=channels, **options),
             LinearAttn(channels, num_heads, **options),
@@ -102,7 +103,8 @@ class RecAttn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of ``x``."""
-        return self.conv(F.interpolate(self.down(x), x.shape[2:]).add_(x))
+        mixed: Tensor = self.conv(F.interpolate(self.down(x), x.shape[2:]).add_(x))
+        return mixed
 
 
 @MODELS.register_module()
@@ -116,7 +118,9 @@ class PartialChannels(nn.Module):
         options: passed on to ``attn``.
     """
 
-    def __init__(self, channels: int, attn: Mapping, ratio: int = 4, **options):
+    def __init__(
+        self, channels: int, attn: Mapping[str, Any], ratio: int = 4, **options: Any
+    ):
         super().__init__()
         check_option(
             'PartialChannels: `ratio`',

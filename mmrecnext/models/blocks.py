@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import gcd
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,20 +25,26 @@ def build_drop_path(rate: float) -> nn.Module:
     return DropPath(rate) if rate else nn.Identity()
 
 
-def dilate(module: nn.Module, dilation: int):
+def dilate(module: nn.Module, dilation: int) -> None:
     """Spread the taps of every kernel in ``module``, in place; sizes of maps stay.
 
     A convolution then does on a map what it did on that map subsampled by ``dilation``.
     """
     for conv in module.modules():
-        is_conv = isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
-        if is_conv and max(conv.kernel_size) > 1:
+        if (
+            isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+            and max(conv.kernel_size) > 1
+        ):
             conv.dilation = (dilation, dilation)
-            conv.padding = tuple(dilation * reach for reach in conv.padding)
+            if not isinstance(conv.padding, str):  # else it goes by the dilation
+                conv.padding = tuple(dilation * reach for reach in conv.padding)
 
 
 class ConvNorm(Normed):
     """Convolution (padded to keep ``ceil(size / stride)``), then a norm."""
+
+    conv: nn.Conv2d
+    norm: nn.Module
 
     def __init__(
         self,
@@ -47,7 +54,7 @@ class ConvNorm(Normed):
         stride: int = 1,
         groups: int = 1,
         *,
-        norm_cfg: Mapping,
+        norm_cfg: Mapping[str, Any],
         bias: bool,
     ):
         super().__init__()
@@ -73,7 +80,7 @@ class ConvNorm(Normed):
 class ChannelMixer(nn.Sequential):
     """Inverted bottleneck of two 1x1 convolutions around a GELU."""
 
-    def __init__(self, channels: int, ratio: float, **layers):
+    def __init__(self, channels: int, ratio: float, **layers: Any):
         hidden = int(ratio * channels)
         super().__init__(
             ConvNorm(channels, hidden, **layers),
@@ -89,7 +96,7 @@ class Stem(nn.Module):
     follows each, but not the last where blocks come next.
     """
 
-    def __init__(self, arch: Arch, in_channels: int, **layers):
+    def __init__(self, arch: Arch, in_channels: int, **layers: Any):
         super().__init__()
         steps: list[nn.Module] = []
         last = len(arch.stem_strides) - 1
@@ -109,8 +116,16 @@ class Stem(nn.Module):
 class Downsample(nn.Module):
     """Halves the map (at ``stride`` 2) and widens its channels, then mixes them."""
 
+    token_mixer: nn.Module
+    norm: nn.Module
+
     def __init__(
-        self, arch: Arch, stage: int, drop_path_rate: float, stride: int = 2, **layers
+        self,
+        arch: Arch,
+        stage: int,
+        drop_path_rate: float,
+        stride: int = 2,
+        **layers: Any,
     ):
         super().__init__()
         narrow, wide = arch.dims[stage - 1 : stage + 1]
@@ -136,10 +151,10 @@ class Downsample(nn.Module):
             skip_layers=False,
         )
 
-    def fold_norm(self):
+    def fold_norm(self) -> None:
         """Merge the norm into the convolution before it, for inference."""
         if not isinstance(self.norm, nn.Identity):
-            conv = self.token_mixer
+            conv = cast(nn.Conv2d, self.token_mixer)
             self.token_mixer = conv_of(conv, *conv_then_norm(conv, self.norm))
             self.norm = nn.Identity()
 
@@ -149,7 +164,7 @@ class Downsample(nn.Module):
 class RepMixer(nn.Module):
     """Depthwise 3x3 and 1x1 convolutions beside an identity: one 3x3 in the end."""
 
-    def __init__(self, channels: int, **layers):
+    def __init__(self, channels: int, **layers: Any):
         super().__init__()
         self.lk = ConvNorm(channels, channels, 3, groups=channels, **layers)
         self.sk = ConvNorm(channels, channels, 1, groups=channels, **layers)
@@ -175,8 +190,12 @@ class RepMixer(nn.Module):
 class Block(nn.Module):
     """Token mixer and channel mixer around a residual connection."""
 
+    rep_mixer: nn.Module
+    token_mixer: nn.Module
+    norm: nn.Module
+
     def __init__(
-        self, arch: Arch, stage: int, index: int, drop_path_rate: float, **layers
+        self, arch: Arch, stage: int, index: int, drop_path_rate: float, **layers: Any
     ):
         super().__init__()
         channels = arch.dims[stage]
@@ -191,11 +210,12 @@ class Block(nn.Module):
         self.drop_path = build_drop_path(drop_path_rate)
 
     def build_token_mixer(
-        self, arch: Arch, stage: int, index: int, layers: Mapping
+        self, arch: Arch, stage: int, index: int, layers: Mapping[str, Any]
     ) -> nn.Module:
         """Build the token mixer of a stage."""
         mixer = dict(arch.mixers[stage], channels=arch.dims[stage], _scope_='mmrecnext')
-        return MODELS.build(mixer | ({} if arch.mixer_norm else layers))
+        norms = {} if arch.mixer_norm else dict(layers)
+        return cast(nn.Module, MODELS.build(mixer | norms))
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine a map ``[N, C, H, W]``.
@@ -207,10 +227,10 @@ class Block(nn.Module):
         layers = (self.token_mixer, self.norm)
         return residual(x, layers, self.channel_mixer, self.drop_path)
 
-    def fold_norm(self):
+    def fold_norm(self) -> None:
         """Merge the norm into the 1x1 convolution behind it, for inference."""
         if not isinstance(self.norm, nn.Identity):
-            conv = self.channel_mixer[0]
+            conv = cast(nn.Conv2d, self.channel_mixer[0])
             self.channel_mixer[0] = conv_of(conv, *norm_then_conv(self.norm, conv))
             self.norm = nn.Identity()
 
@@ -228,15 +248,17 @@ class SharedChannels(nn.Module):
 class SharingBlock(Block):
     """Block of a stage whose every ``arch.share_every``-th reuses what others made."""
 
+    token_mixer: Any  # one that has a ``split``, or :class:`SharedChannels`
+
     def build_token_mixer(
-        self, arch: Arch, stage: int, index: int, layers: Mapping
+        self, arch: Arch, stage: int, index: int, layers: Mapping[str, Any]
     ) -> nn.Module:
         """Build the token mixer of a stage, or one that reuses."""
         if index % arch.share_every == arch.share_every - 1:
             return SharedChannels()
         return super().build_token_mixer(arch, stage, index, layers)
 
-    def forward(
+    def forward(  # type: ignore[override]  # its stage knows what it is given
         self, x: Tensor, attended: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Refine a map.
@@ -249,7 +271,8 @@ class SharingBlock(Block):
             The map, of the same shape, and the channels for later blocks to reuse.
         """
         x = self.rep_mixer(x)
-        reused, kept = (), attended
+        reused: tuple[Tensor, ...] = ()
+        kept = attended
         if isinstance(self.token_mixer, SharedChannels):
             reused, kept = attended, ()
         layers = (self.token_mixer, self.norm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,16 +57,23 @@ class Head(nn.Module):
         logits = self.head(x), self.head_dist(x)
         if self.training and self.distillation:
             return logits
-        return sum(logits) / 2
+        mean: Tensor = sum(logits) / 2
+        return mean
 
     def fused(self) -> nn.Linear:
         """Return one linear layer that does the same in inference."""
-        weights, biases = zip(self.head.merged(), self.head_dist.merged(), strict=True)
-        like = self.head.linear.weight
-        linear = nn.Linear(*reversed(like.shape), device=like.device, dtype=like.dtype)
+        weight, bias = self.head.merged()
+        weight_dist, bias_dist = self.head_dist.merged()
+        like = self.head.linear
+        linear = nn.Linear(
+            like.in_features,
+            like.out_features,
+            device=like.weight.device,
+            dtype=like.weight.dtype,
+        )
         with torch.no_grad():
-            linear.weight.copy_(sum(weights) / 2)
-            linear.bias.copy_(sum(biases) / 2)
+            linear.weight.copy_((weight + weight_dist) / 2)
+            linear.bias.copy_((bias + bias_dist) / 2)
         return linear
 
     fuse = fused
@@ -89,16 +97,20 @@ class RecNeXtClassifier(RecNeXt):
     Source: RecNeXt (https://github.com/suous/RecNeXt).
     """
 
+    global_pool: str
+    distillation: bool
+    head: nn.Module
+
     def __init__(
         self,
-        arch: str | Mapping = 'm3',
+        arch: str | Mapping[str, Any] = 'm3',
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = 'avg',
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         distillation: bool = False,
-        **options,
+        **options: Any,
     ):
         super().__init__(
             arch, in_channels=in_chans, drop_path_rate=drop_path_rate, **options
@@ -137,7 +149,7 @@ class RecNeXtClassifier(RecNeXt):
         num_classes: int,
         global_pool: str | None = None,
         distillation: bool | None = None,
-    ):
+    ) -> None:
         """Put a new head in place of the old one.
 
         Args:
@@ -190,7 +202,8 @@ class RecNeXtClassifier(RecNeXt):
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
-    def forward(self, x: Tensor) -> Tensor:
+    # A classifier is a backbone in all but what it returns.
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Classify images ``[N, in_chans, H, W]``, see :meth:`forward_head`."""
         return self.forward_head(self.forward_features(x))
 
@@ -249,11 +262,11 @@ class RecNeXtClassifier(RecNeXt):
             self.reset_classifier(0, '')
         return taken
 
-    def set_grad_checkpointing(self, enable: bool = True):
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: recompute each block in the backward pass."""
         self.with_cp = enable
 
-    def group_matcher(self, coarse: bool = False) -> dict:
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Tell timm's layer-wise settings which parameters belong together."""
         block = [
             (r'^stages\.(\d+)\.downsample', (0,)),

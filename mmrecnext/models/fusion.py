@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import TypeGuard
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from mmrecnext.compat import BatchNorm
 from mmrecnext.errors import OptionError
 
 
-def switch_to_deploy(model: nn.Module):
+def switch_to_deploy(model: nn.Module) -> None:
     """Bring a network that contains a RecNeXt into its inference form, in place.
 
     Backbones that have a ``switch_to_deploy`` are folded by it, and in the rest every
@@ -42,8 +43,9 @@ def switch_to_deploy(model: nn.Module):
     before = count_norms(model)
     model.eval()
     for module in list(model.modules()):
-        if hasattr(module, 'switch_to_deploy'):
-            module.switch_to_deploy()
+        switch = getattr(module, 'switch_to_deploy', None)
+        if switch is not None:
+            switch()
     fold_conv_modules(model)
     print_log(
         f'Merged {before - count_norms(model)} of {before} batch norms',
@@ -56,7 +58,7 @@ def count_norms(model: nn.Module) -> int:
     return sum(isinstance(module, BatchNorm) for module in model.modules())
 
 
-def fuse_conv_norms(model: nn.Module):
+def fuse_conv_norms(model: nn.Module) -> None:
     """Put one layer in the place of each that offers to be ``fused``, in place.
 
     A RecNeXt then has the keys and shapes of the published fused files.
@@ -73,13 +75,14 @@ def fuse_conv_norms(model: nn.Module):
 
 def _fused_layers(parent: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
     for name, child in parent.named_children():
-        if hasattr(child, 'fused'):
-            yield parent, name, child.fused()
+        fused = getattr(child, 'fused', None)
+        if fused is not None:
+            yield parent, name, fused()
         else:
             yield from _fused_layers(child)
 
 
-def fold_outer_norms(model: nn.Module):
+def fold_outer_norms(model: nn.Module) -> None:
     """Merge also the norms that the published fused files keep, in place.
 
     These stand behind a token mixer or the convolution between two stages.
@@ -92,8 +95,9 @@ def fold_outer_norms(model: nn.Module):
     """
     fuse_conv_norms(model)
     for module in model.modules():
-        if hasattr(module, 'fold_norm'):
-            module.fold_norm()
+        fold_norm = getattr(module, 'fold_norm', None)
+        if fold_norm is not None:
+            fold_norm()
 
 
 def fuse_whole(module: nn.Module) -> nn.Module:
@@ -106,7 +110,7 @@ def fuse_whole(module: nn.Module) -> nn.Module:
     return module
 
 
-def fold_conv_modules(model: nn.Module):
+def fold_conv_modules(model: nn.Module) -> None:
     """Merge the batch norm of each ``ConvModule`` of MMCV, in place.
 
     A convolution that several of them share, with a norm each, is copied. What is no
@@ -133,7 +137,7 @@ def fold_conv_modules(model: nn.Module):
             module.efficient_conv_bn_eval_forward = None  # it would read the norm
 
 
-def is_foldable(norm: nn.Module | None) -> bool:
+def is_foldable(norm: nn.Module | None) -> TypeGuard[BatchNorm]:
     """Tell whether a norm is affine in inference: a batch norm with statistics."""
     return isinstance(norm, BatchNorm) and norm.running_mean is not None
 
@@ -153,10 +157,12 @@ def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
             f'merged into convolutions, not {type(norm).__name__}: leave a model with '
             'it in its training form'
         )
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None  # as in all that are foldable
+    scale = (var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = norm.weight.detach().double() * scale
-    shift = -norm.running_mean.double() * scale
+    shift = -mean.double() * scale
     if norm.bias is not None:
         shift = norm.bias.detach().double() + shift
     return scale, shift

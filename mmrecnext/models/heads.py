@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -26,4 +26,4 @@ def ssd_head(**options: Any) -> nn.Module:
 
     head = SSDHead(**options)
     head.loss_cls = None
-    return head
+    return cast(nn.Module, head)

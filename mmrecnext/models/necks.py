@@ -33,7 +33,7 @@ class FPNWithStride4(BaseModule):
         out_channels: int,
         num_outs: int,
         # One of the four taps reaches a pixel: the gain makes up for the other three.
-        init_cfg: Mapping | None = dict(
+        init_cfg: Mapping[str, Any] | None = dict(
             type='Xavier', layer='ConvTranspose2d', distribution='uniform', gain=2
         ),
         **fpn: Any,

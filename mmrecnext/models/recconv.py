@@ -8,6 +8,7 @@ Source: RecNeXt (https://github.com/suous/RecNeXt).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,16 @@ from mmrecnext.ops.recconv import recconv, recconv_plain
 from mmrecnext.registry import MODELS
 
 
-def check_layer(layer: nn.Module, name: str, value, valid: bool, choices: str):
+def check_layer(
+    layer: nn.Module, name: str, value: Any, valid: bool, choices: str
+) -> None:
     """Raise an :class:`OptionError` unless the option of a layer is ``valid``."""
     check_option(f'{type(layer).__name__}: `{name}`', value, valid, choices)
 
 
-def check_recursion(layer: nn.Module, level: int, kernel_size: int, least: int = 0):
+def check_recursion(
+    layer: nn.Module, level: int, kernel_size: int, least: int = 0
+) -> None:
     """Check the options that all operators have."""
     is_valid = is_integer(level, least)
     check_layer(layer, 'level', level, is_valid, f'an integer of {least} or more')
@@ -33,7 +38,7 @@ def check_recursion(layer: nn.Module, level: int, kernel_size: int, least: int =
     check_layer(layer, 'kernel_size', kernel_size, is_valid, 'odd and positive')
 
 
-def check_mode(layer: nn.Module, mode: str, modes: Sequence[str]):
+def check_mode(layer: nn.Module, mode: str, modes: Sequence[str]) -> None:
     """Check the name of a way to enlarge maps."""
     check_layer(layer, 'mode', mode, mode in modes, f'one of {", ".join(modes)}')
 
@@ -74,7 +79,9 @@ class DoublingConv(nn.ConvTranspose2d):
             bias=False,
         )
 
-    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+    def forward(  # type: ignore[override]  # the size by which it crops is required
+        self, x: Tensor, size: Sequence[int]
+    ) -> Tensor:
         """Turn ``[N, C, H, W]`` into ``[N, C', *size]``, twice as large at most."""
         height, width = size
         return super().forward(x)[..., :height, :width]
@@ -160,9 +167,10 @@ class RecConv(nn.Module):
 
     def enlarge(self, x: Tensor, size: Sequence[int], places: Tensor | None) -> Tensor:
         """Return ``x`` at the next finer ``size``, of which ``places`` tells."""
-        if self.mode == 'unpool':
+        if places is not None:
             return unpool(x, places, size)
-        return self.up(x, size)
+        larger: Tensor = self.up(x, size)
+        return larger
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of each channel of ``x``."""
@@ -242,7 +250,7 @@ class RecConvGroups(ChannelHalvingRecConv):
             pyramid.append(down(pyramid[-1]))
 
         first, *rest = self.convs
-        mixed = first(pyramid.pop())
+        mixed: Tensor = first(pyramid.pop())
         for up, conv in zip(self.ups, rest, strict=True):
             fine = pyramid.pop()
             mixed = conv(fine + up(mixed, fine.shape[2:]))
@@ -285,7 +293,7 @@ class RecConvConcat(ChannelHalvingRecConv):
             x = down(sent)
 
         first, *rest = self.convs
-        mixed = first(x)
+        mixed: Tensor = first(x)
         for up, conv in zip(self.ups, rest, strict=True):
             wait = waiting.pop()
             mixed = conv(torch.cat([wait, up(mixed, wait.shape[2:])], dim=1))
@@ -345,7 +353,8 @@ class RecConvRecurrent(nn.Module):
         mixed = self.b(pyramid.pop())
         for fine in reversed(pyramid[1:]):
             mixed = self.a(self.enlarge(mixed, fine)) + self.b(fine)
-        return self.c(self.enlarge(mixed, x)) + self.d(x)
+        result: Tensor = self.c(self.enlarge(mixed, x)) + self.d(x)
+        return result
 
     def enlarge(self, x: Tensor, like: Tensor) -> Tensor:
         """Return ``x`` at the height and width of ``like``."""

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -52,7 +53,7 @@ class Stage(nn.Module):
         index: int,
         drop_path_rates: list[float],
         dilation: int = 1,
-        **layers,
+        **layers: Any,
     ):
         super().__init__()
         if index > 0:
@@ -74,7 +75,7 @@ class Stage(nn.Module):
             x = self.downsample(x)
         return self.run_blocks(x, recomputed if with_cp else _as_is)
 
-    def run_blocks(self, x: Tensor, run: Callable) -> Tensor:
+    def run_blocks(self, x: Tensor, run: Callable[..., Any]) -> Tensor:
         """Run the blocks, each by what ``run`` makes of it."""
         for block in self.blocks:
             x = run(block)(x)
@@ -86,7 +87,7 @@ class SharingStage(Stage):
 
     block = SharingBlock
 
-    def run_blocks(self, x: Tensor, run: Callable) -> Tensor:
+    def run_blocks(self, x: Tensor, run: Callable[..., Any]) -> Tensor:
         """Run the blocks, and hand on what they have attended to."""
         attended: tuple[Tensor, ...] = ()
         for block in self.blocks:
@@ -94,7 +95,7 @@ class SharingStage(Stage):
         return x
 
 
-def build_stage(arch: Arch, index: int, *args, **layers) -> Stage:
+def build_stage(arch: Arch, index: int, *args: Any, **layers: Any) -> Stage:
     """Build a stage; the last of a model with ``share_every`` shares channels."""
     shares = arch.share_every and index == NUM_STAGES - 1
     return (SharingStage if shares else Stage)(arch, index, *args, **layers)
@@ -111,11 +112,11 @@ def drop_path_rates(arch: Arch, rate: float) -> list[list[float]]:
     return [[next(rates) for _ in range(depth)] for depth in arch.depths]
 
 
-def _as_is(block: nn.Module) -> Callable:
+def _as_is(block: nn.Module) -> Callable[..., Any]:
     return block
 
 
-def recomputed(block: nn.Module) -> Callable:
+def recomputed(block: nn.Module) -> Callable[..., Any]:
     """Have ``block`` keep no activations for the backward pass."""
     if has_hooks(block):  # which would be called again with the block
         return block
@@ -147,7 +148,7 @@ class Traced(nn.Module):
         super().__init__()
         self.trace = trace
 
-    def forward(self, x: Tensor):
+    def forward(self, x: Tensor) -> Any:
         """Run the trace."""
         return self.trace(x)
 
@@ -223,18 +224,18 @@ class RecNeXt(BaseModule):
 
     def __init__(
         self,
-        arch: str | Mapping = 'm3',
+        arch: str | Mapping[str, Any] = 'm3',
         in_channels: int = 3,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
-        norm_cfg: Mapping = dict(type='BN'),
+        norm_cfg: Mapping[str, Any] = dict(type='BN'),
         norm_eval: bool = False,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
         output_stride: int | None = None,
         deploy: bool = False,
-        init_cfg: dict | list[dict] | None = None,
-        **unknown,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        **unknown: Any,
     ):
         if unknown:
             *options, _ = list(inspect.signature(RecNeXt).parameters)
@@ -243,24 +244,24 @@ class RecNeXt(BaseModule):
                 f'RecNeXt has no option {", ".join(unknown)}; '
                 f'the options are {", ".join(options)}{hint}'
             )
-        arch = get_arch(arch)
-        check_options(arch, in_channels, out_indices, frozen_stages, output_stride)
+        model = get_arch(arch)
+        check_options(model, in_channels, out_indices, frozen_stages, output_stride)
         check_rate('drop_path_rate', drop_path_rate)
         for name, value in dict(
             norm_eval=norm_eval, with_cp=with_cp, deploy=deploy
         ).items():
             check_flag(name, value)
-        check_norm_cfg(norm_cfg, arch.dims[0])
+        check_norm_cfg(norm_cfg, model.dims[0])
         check_init_cfg(init_cfg)
         super().__init__(strictly_pretrained(init_cfg))
         out_indices = tuple(out_indices)
         num_stages = max(out_indices) + 1
-        strides = [min(stride, output_stride or stride) for stride in arch.strides]
+        strides = [min(stride, output_stride or stride) for stride in model.strides]
 
-        self.arch = arch
+        self.arch = model
         self.in_channels = in_channels
         self.out_indices = out_indices
-        self.out_channels = tuple(arch.dims[i] for i in out_indices)
+        self.out_channels = tuple(model.dims[i] for i in out_indices)
         self.out_strides = tuple(strides[i] for i in out_indices)
         self.frozen_stages = frozen_stages
         self.norm_cfg = norm_cfg
@@ -268,11 +269,11 @@ class RecNeXt(BaseModule):
         self.with_cp = with_cp
         self.deployed = False
 
-        layers = dict(norm_cfg=norm_cfg, bias=arch.conv_bias)
-        rates = drop_path_rates(arch, drop_path_rate)
-        self.stem = Stem(arch, in_channels, **layers)
+        layers = dict(norm_cfg=norm_cfg, bias=model.conv_bias)
+        rates = drop_path_rates(model, drop_path_rate)
+        self.stem = Stem(model, in_channels, **layers)
         self.stages = nn.ModuleList(
-            build_stage(arch, i, rates[i], arch.strides[i] // strides[i], **layers)
+            build_stage(model, i, rates[i], model.strides[i] // strides[i], **layers)
             for i in range(num_stages)
         )
         self._freeze()
@@ -345,7 +346,7 @@ class RecNeXt(BaseModule):
                     module.eval()
         return self
 
-    def switch_to_deploy(self):
+    def switch_to_deploy(self) -> None:
         """Merge every batch norm into a convolution, in place, for inference only.
 
         The maps stay the same. Weights are to be loaded before.
@@ -357,7 +358,9 @@ class RecNeXt(BaseModule):
         self.deployed = True
         self.eval()
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
         """Refuse weights with norms, which a load that is not strict would skip."""
         if self.deployed and any(
             key.startswith(prefix) and key.endswith('.running_mean')
@@ -370,7 +373,7 @@ class RecNeXt(BaseModule):
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def _freeze(self):
+    def _freeze(self) -> None:
         if self.frozen_stages < 0:
             return
         for part in (self.stem, *self.stages[: self.frozen_stages]):

@@ -35,7 +35,7 @@ NORM_CFG = (
 
 def check_options(
     arch: Arch, in_channels: Any, out_indices: Any, frozen_stages: Any, stride: Any
-):
+) -> None:
     """Check what counts channels, stages or pixels, for a model of ``arch``."""
     is_valid = is_integer(in_channels, 1, MOST_CHANNELS)
     choices = f'an integer from 1 to {MOST_CHANNELS}'
@@ -65,12 +65,12 @@ def check_options(
     )
 
 
-def check_rate(name: str, value: Any):
+def check_rate(name: str, value: Any) -> None:
     """Check the probability that something is left out."""
     check_option(name, value, is_number(value) and 0 <= value < 1, 'in [0, 1)')
 
 
-def check_init_cfg(init_cfg: Any):
+def check_init_cfg(init_cfg: Any) -> None:
     """Check that an initialisation is one or several, each with a type."""
     if init_cfg is None:
         return
@@ -81,7 +81,9 @@ def check_init_cfg(init_cfg: Any):
         check_option('init_cfg', init_cfg, is_valid, INIT_CFG)
 
 
-def strictly_pretrained(init_cfg: dict | list[dict] | None) -> list[dict] | None:
+def strictly_pretrained(
+    init_cfg: dict[str, Any] | list[dict[str, Any]] | None,
+) -> list[dict[str, Any]] | None:
     """Have pretrained weights loaded by an initialiser that refuses unfit ones.
 
     MMEngine's own only logs those that do not fit.
@@ -97,7 +99,7 @@ def strictly_pretrained(init_cfg: dict | list[dict] | None) -> list[dict] | None
     return [*others, *({**c, 'type': PRETRAINED_TYPES[0]} for c in own)]
 
 
-def build_norm(norm_cfg: Mapping, channels: int) -> nn.Module:
+def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.Module:
     """Return the norm layer that ``norm_cfg`` describes.
 
     Raises:
@@ -106,12 +108,13 @@ def build_norm(norm_cfg: Mapping, channels: int) -> nn.Module:
     from mmcv.cnn import build_norm_layer  # here: it takes as long as all of mmrecnext
 
     try:
-        return build_norm_layer(norm_cfg, channels)[1]
+        norm: nn.Module = build_norm_layer(norm_cfg, channels)[1]
     except Exception as error:  # whatever its type makes of its options
         raise not_a_norm(norm_cfg, error) from error
+    return norm
 
 
-def check_norm_cfg(norm_cfg: Any, channels: int):
+def check_norm_cfg(norm_cfg: Any, channels: int) -> None:
     """Check that a norm layer can be built, and takes maps of ``channels``."""
     norm = build_norm(norm_cfg, channels).eval().to('meta')  # where shapes are enough
     try:

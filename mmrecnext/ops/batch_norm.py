@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
     return norm(x)
 
 
-def is_plain(norm: nn.Module) -> bool:
+def is_plain(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Tell whether a layer is a batch norm of one process that learns all it can."""
     return (
         type(norm) is nn.BatchNorm2d
@@ -88,9 +89,12 @@ def statistics(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: in training, for one value per channel.
     """
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None  # as in all that are plain
+    learnt = mean, var
     if not norm.training:
         # Copied, for others to learn from later batches.
-        return norm.running_mean.clone(), (norm.running_var + norm.eps).rsqrt()
+        return mean.clone(), (var + norm.eps).rsqrt()
     if x.numel() == x.size(1):
         raise ValueError(
             'Expected more than 1 value per channel when training, '
@@ -101,7 +105,6 @@ def statistics(x: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         norm.num_batches_tracked.add_(1)
         if momentum is None:
             momentum = 1 / float(norm.num_batches_tracked)
-    learnt = norm.running_mean, norm.running_var
     if not loses_digits(x, norm.weight):
         mean, var = aten.batch_norm_update_stats(x, *learnt, momentum or 0.0)
         return mean, (var + norm.eps).rsqrt()

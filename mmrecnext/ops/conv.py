@@ -87,8 +87,10 @@ def memory_format(x: Tensor, weight: Tensor) -> torch.memory_format:
     return torch.channels_last if is_last else torch.contiguous_format
 
 
-def is_pointwise(conv: nn.Conv2d) -> bool:
+def is_pointwise(conv: nn.Module) -> bool:
     """Tell whether a convolution is one matrix product for all pixels."""
+    if not isinstance(conv, nn.Conv2d):
+        return False
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.groups)
     return shape == ((1, 1), (1, 1), (0, 0), 1)
 

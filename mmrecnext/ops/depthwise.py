@@ -38,7 +38,7 @@ def depthwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
         x: ``[N, C, H, W]``.
         conv: what is no depthwise convolution, or on another device, runs as ever.
     """
-    if not _is_apt(x, conv):
+    if isinstance(conv.padding, str) or not _is_apt(x, conv):
         return depthwise_plain(x, conv)
     weight, bias = conv.weight, conv.bias
     if torch.is_autocast_enabled('cpu'):
@@ -77,7 +77,6 @@ def _is_apt(x: Tensor, conv: nn.Conv2d) -> bool:
         and conv.groups == conv.in_channels
         and conv.dilation == (1, 1)
         and conv.padding_mode == 'zeros'
-        and not isinstance(conv.padding, str)
     )
 
 
@@ -85,8 +84,8 @@ def _convolve(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
 ) -> Tensor:
     """Convolve each channel by itself.
 

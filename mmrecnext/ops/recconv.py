@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +15,12 @@ from mmrecnext.ops.constants import INTERPOLATIONS, KERNEL_SIZES
 from mmrecnext.ops.depthwise import DepthwiseConv2d
 from mmrecnext.ops.kernels import equal_or_above, triton_is_usable
 
+Layers = Sequence[nn.Module] | nn.ModuleList
 Halve = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 Enlarge = Callable[[Tensor, Sequence[int], Tensor | None], Tensor]
 
 
-def recconv(
-    x: Tensor, down: nn.Module | None, convs: Sequence[nn.Module], mode: str
-) -> Tensor:
+def recconv(x: Tensor, down: nn.Module | None, convs: Layers, mode: str) -> Tensor:
     """Convolve a pyramid of ``x``, from the coarsest level up.
 
     The formula is that of :class:`~mmrecnext.models.recconv.RecConv`.
@@ -34,17 +34,17 @@ def recconv(
     """
     if _runs_on_triton(x, down, convs, mode):
         return _recconv_triton(x, down, convs, mode)
+
+    def halve(x: Tensor) -> tuple[Tensor, None]:
+        assert down is not None  # as with any recursion
+        return down(x), None
+
     return recconv_plain(
-        x,
-        convs,
-        lambda x: (down(x), None),
-        lambda x, size, _: F.interpolate(x, size, mode=mode),
+        x, convs, halve, lambda x, size, _: F.interpolate(x, size, mode=mode)
     )
 
 
-def recconv_plain(
-    x: Tensor, convs: Sequence[nn.Module], halve: Halve, enlarge: Enlarge
-) -> Tensor:
+def recconv_plain(x: Tensor, convs: Layers, halve: Halve, enlarge: Enlarge) -> Tensor:
     """Return what :func:`recconv` does, whatever halves and enlarges the maps.
 
     Args:
@@ -68,28 +68,34 @@ def recconv_plain(
 
 
 def _runs_on_triton(
-    x: Tensor, down: nn.Module | None, convs: Sequence[nn.Module], mode: str
+    x: Tensor, down: nn.Module | None, convs: Layers, mode: str
 ) -> bool:
     layers = [*convs] if down is None else [*convs, down]
     if (
         not fast_paths.are_on()
         or not x.is_cuda
         or mode not in INTERPOLATIONS
-        or not all(type(layer) in (nn.Conv2d, DepthwiseConv2d) for layer in layers)
+        or not _are_convolutions(layers)
         or not all(layer.dilation == (1, 1) for layer in layers)
         or has_hooks(*layers)
     ):
         return False
-    side = convs[0].weight.shape[-1]
+    side = layers[0].weight.shape[-1]
     kernel_size = equal_or_above(side, KERNEL_SIZES)
     tensors = [x, *(p for layer in layers for p in layer.parameters())]
-    return kernel_size == side and triton_is_usable(
-        tensors, try_recconv, kernel_size, mode
+    return (
+        kernel_size is not None
+        and kernel_size == side
+        and triton_is_usable(tensors, try_recconv, kernel_size, mode)
     )
 
 
+def _are_convolutions(layers: Sequence[nn.Module]) -> TypeGuard[Sequence[nn.Conv2d]]:
+    return all(type(layer) in (nn.Conv2d, DepthwiseConv2d) for layer in layers)
+
+
 def _recconv_triton(
-    x: Tensor, down: nn.Conv2d | None, convs: Sequence[nn.Conv2d], mode: str
+    x: Tensor, down: nn.Module | None, convs: Layers, mode: str
 ) -> Tensor:
     kind = x.device.type
     if torch.is_autocast_enabled(kind):

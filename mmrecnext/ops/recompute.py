@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -122,8 +122,9 @@ def is_repeatable(part: nn.Module) -> bool:
 
     One that is synchronised would wait for other processes again.
     """
+    kind: Any = type(part)  # hashed as a class, which mypy takes for a module
     # Others, such as FSDP, put tensors in the place of parameters.
-    return _is_repeatable(type(part)) and 'weight' not in vars(part)
+    return _is_repeatable(kind) and 'weight' not in vars(part)
 
 
 @functools.cache
@@ -142,8 +143,8 @@ def parse(chain: nn.Module) -> list[Layer] | None:
         return None
     layers: list[Layer] = []
     for step in chain:
-        if is_sequence(step) and is_conv_norm(*step):
-            layers.append(Layer(*step, gelu=False))
+        if link := link_of(step):
+            layers.append(link)
         elif is_gelu(step) and layers and not layers[-1].gelu:
             layers[-1] = layers[-1]._replace(gelu=True)
         elif type(step) is not nn.Identity:
@@ -151,23 +152,26 @@ def parse(chain: nn.Module) -> list[Layer] | None:
     return layers
 
 
-def is_sequence(module: nn.Module) -> bool:
+def is_sequence(module: nn.Module) -> TypeGuard[nn.Sequential]:
     """Tell whether a module does what its parts do, one after the other."""
     return type(module).forward in (nn.Sequential.forward, Normed.forward)
 
 
-def is_conv_norm(*steps: nn.Module) -> bool:
-    """Tell whether these are a convolution and a norm that a chain may have."""
-    if len(steps) != 2:
-        return False
-    conv, norm = steps
-    return (
-        type(conv) in CONVOLUTIONS
+def link_of(step: nn.Module) -> Layer | None:
+    """Return a convolution and its norm as a link of a chain, None if it has others."""
+    if not is_sequence(step) or len(step) != 2:
+        return None
+    conv, norm = step
+    if (
+        isinstance(conv, nn.Conv2d)
+        and type(conv) in CONVOLUTIONS
         and conv.padding_mode == 'zeros'
         and not isinstance(conv.padding, str)
         and is_plain(norm)
         and 'weight' not in vars(conv)
-    )
+    ):
+        return Layer(conv, norm, gelu=False)
+    return None
 
 
 class _Call(NamedTuple):
@@ -313,9 +317,11 @@ def _graph_of_gradients(ctx, grads: Sequence[Tensor]) -> tuple[Tensor | None, ..
             weight, bias, scale, shift = sources[begin + 4 * i :][:4]
             _, mean, invstd = saved[end + 3 * i :][:3]
             eps, by_batch = norm
-            learnt = (None, None) if by_batch else (mean, invstd**-2 - eps)
+            var = None if by_batch else invstd**-2 - eps
             x = layer.conv._conv_forward(x, weight, bias)
-            x = F.batch_norm(x, *learnt, scale, shift, by_batch, 0.0, eps)
+            x = F.batch_norm(
+                x, None if by_batch else mean, var, scale, shift, by_batch, 0.0, eps
+            )
             x = F.gelu(x) if layer.gelu else x
     return None, *_gradients((x, *rest), grads, sources, create_graph=True)
 
@@ -327,14 +333,15 @@ def _gradients(
     create_graph: bool = False,
 ) -> list[Tensor | None]:
     """Return the gradients of those ``sources`` that require one."""
-    roots = [pair for pair in zip(outputs, grads, strict=True) if pair[0].requires_grad]
+    pairs = [pair for pair in zip(outputs, grads, strict=True) if pair[0].requires_grad]
     needed = [x is not None and x.requires_grad for x in sources]
-    if not roots or not any(needed):
+    if not pairs or not any(needed):
         return [None] * len(sources)
-    roots, root_grads = zip(*roots, strict=True)
-    wanted = [x for x, need in zip(sources, needed, strict=True) if need]
-    found = torch.autograd.grad(roots, wanted, root_grads, create_graph=create_graph)
-    found = iter(found)
+    roots, root_grads = zip(*pairs, strict=True)
+    wanted = [x for x in sources if x is not None and x.requires_grad]
+    found = iter(
+        torch.autograd.grad(roots, wanted, root_grads, create_graph=create_graph)
+    )
     return [next(found) if need else None for need in needed]
 
 
@@ -358,6 +365,7 @@ def _chain_backward(
         link, before = links[i], links[i - 1] if i else None
         mask = needed[4 * i : 4 * i + 4]
         if link.gelu:
+            assert normal is not None  # what the layer behind this one came from
             grad = aten.gelu_backward(laid_out(grad, normal), normal)
         grad, *norm_grads = link.norm_backward(grad, mask[2:])
         source = x.detach()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
@@ -37,8 +38,8 @@ from mmrecnext.swap.training import fit_training, is_other_model, swapped_nodes
 
 
 def swap_backbone(
-    cfg: Config | Mapping | str | Path,
-    arch: str | Mapping = 'm3',
+    cfg: Config | Mapping[str, Any] | str | Path,
+    arch: str | Mapping[str, Any] = 'm3',
     pretrained: bool | str | None = True,
     strides: Sequence[int] | None = None,
 ) -> Config:
@@ -121,7 +122,7 @@ def swap_backbone(
     return cfg
 
 
-def check_config(cfg: Config):
+def check_config(cfg: Config) -> None:
     """Raise a :class:`ConfigError` if a config has no model that can be swapped."""
     if cfg.get('default_scope') not in FRAMEWORKS:
         raise ConfigError(
@@ -133,14 +134,16 @@ def check_config(cfg: Config):
     check_model(cfg.model)
 
 
-def kept_options(old: Mapping, scope: str) -> dict:
+def kept_options(old: Mapping[str, Any], scope: str) -> dict[str, Any]:
     """Return the options of the old backbone that the new one takes over."""
     kept = {'with_cp': True} if old.get('with_cp') else {}
     channels = image_channels(old, scope)
     return kept if channels == IMAGE_CHANNELS else {**kept, 'in_channels': channels}
 
 
-def initialisation(arch: str | Mapping, pretrained: bool | str | None) -> dict | None:
+def initialisation(
+    arch: str | Mapping[str, Any], pretrained: bool | str | None
+) -> dict[str, Any] | None:
     """Return the ``init_cfg`` of a RecNeXt, or None for a start from scratch."""
     if not pretrained:
         return None
@@ -156,7 +159,7 @@ def initialisation(arch: str | Mapping, pretrained: bool | str | None) -> dict |
     return dict(type='Pretrained', checkpoint=str(pretrained))
 
 
-def check_published(arch: str | Mapping, name: str):
+def check_published(arch: str | Mapping[str, Any], name: str) -> None:
     """Refuse published weights of another model."""
     try:
         weights = get_pretrained(name)
@@ -166,7 +169,9 @@ def check_published(arch: str | Mapping, name: str):
         raise OptionError(f'pretrained: {name} is of arch {weights.arch}, not {arch}')
 
 
-def find_owners(node: Mapping, path: str = 'model') -> Iterator[tuple[str, ConfigDict]]:
+def find_owners(
+    node: Mapping[str, Any], path: str = 'model'
+) -> Iterator[tuple[str, ConfigDict]]:
     """Yield the nodes that have a backbone, teachers and re-identification excepted."""
     if isinstance(node.get('backbone'), Mapping):
         yield path, node
@@ -182,9 +187,9 @@ class Plan:
     stages: tuple[int, ...]
     output_stride: int | None
 
-    def options(self, arch: Arch) -> dict:
+    def options(self, arch: Arch) -> dict[str, Any]:
         """Return the options of the backbone that differ from its defaults."""
-        options: dict = {}
+        options: dict[str, Any] = {}
         if self.stages != tuple(range(NUM_STAGES)):
             options['out_indices'] = self.stages
         if self.output_stride:
@@ -192,7 +197,9 @@ class Plan:
         return options
 
 
-def plan_stages(owner: Mapping, maps: Sequence[Map], arch: Arch, path: str) -> Plan:
+def plan_stages(
+    owner: Mapping[str, Any], maps: Sequence[Map], arch: Arch, path: str
+) -> Plan:
     """Choose a stage for each map of the old backbone, by its depth.
 
     A map of stride 8 whose stage is dilated by 4 is as deep as one of stride 32. Below
@@ -228,7 +235,7 @@ def plan_stages(owner: Mapping, maps: Sequence[Map], arch: Arch, path: str) -> P
     return Plan(tuple(stages), max(strides) if depths != strides else None)
 
 
-def dilations_of(old: Mapping, maps: Sequence[Map]) -> list[int]:
+def dilations_of(old: Mapping[str, Any], maps: Sequence[Map]) -> list[int]:
     """Return by how much the stage of each map forgoes to reduce it, for dilation."""
     dilations = old.get('dilations')
     if not dilations or max(m.stride for m in maps) >= STRIDES[-1]:

@@ -40,6 +40,7 @@ def fit_consumers(
     Raises:
         ConfigError: naming a field that cannot be rewritten.
     """
+    given: Sequence[Map] | None
     try:
         given = measure_necks(old, as_list(owner.get('neck')), path, scope)
     except ConfigError:  # such as for want of an operator
@@ -52,7 +53,7 @@ def fit_consumers(
     if given is None:
         if [m.stride for m in maps] == [m.stride for m in old]:
             return  # the neck makes of the maps what it made of the old ones
-        given, new = old, maps
+        given, new = old, tuple(maps)
     else:
         new = measure_necks(maps, as_list(owner.get('neck')), path, scope)
 

@@ -129,7 +129,8 @@ def render(value: Any, names: Mapping[str, str], indent: str = '') -> str:
 
 def render_all(settings: Mapping[str, Any]) -> str:
     """Return settings as a config file; equal ones are written once."""
-    lines, names = [], {}
+    lines: list[str] = []
+    names: dict[str, str] = {}
     for name, value in settings.items():
         lines.append(f'{name} = {render(value, names)}\n')
         if isinstance(value, list) or name.endswith('_dataloader'):
@@ -192,7 +193,7 @@ def check_content(node: Any, path: str = ''):
     Raises:
         ConfigError: naming the first field that has.
     """
-    if isinstance(node, Mapping):
+    if isinstance(node, dict):
         for key, value in dict.items(node):
             check_content(value, f'{path}.{key}' if path else str(key))
     elif isinstance(node, list | tuple):
@@ -211,8 +212,8 @@ def check_out(out: Path, old: Config):
     # Its text names each file that it was read from in a line before its content,
     # but for a config of plain Python.
     files = [old.filename, *old.text.splitlines(), *python_bases(Path(old.filename))]
-    files = filter(os.path.isfile, files)
-    if out.exists() and any(map(out.samefile, files)):
+    there = filter(os.path.isfile, files)
+    if out.exists() and any(map(out.samefile, there)):
         raise ConfigError(
             f'out: {out} is the config to swap, or one that it inherits from: choose '
             'another file'

@@ -155,7 +155,7 @@ def timm_strides(backbone: Mapping) -> list[int]:
     """Return the strides of a model of timm, which tells them."""
     from timm import create_model
 
-    model = create_model(
+    model: Any = create_model(
         backbone['model_name'], features_only=True, out_indices=backbone['out_indices']
     )
     return model.feature_info.reduction()

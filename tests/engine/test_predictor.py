@@ -227,6 +227,15 @@ def test_what_people_see_has_eight_bits_and_three_colours():
     assert displayable(np.float32([[0.5, 1], [np.nan, 0]]))[0, 1, 0] == 255
 
 
+def test_a_picture_that_the_pipeline_leaves_out_is_none(shapes, tmp_path):
+    cfg = make_config('sem_fpn', shapes)
+    cfg.test_dataloader.dataset.pipeline[0].ignore_empty = True
+    predict = Predictor(cfg, save_weights(cfg, tmp_path / 'weights.pth'))
+    (tmp_path / 'a.png').touch()
+    with pytest.raises(ConfigError, match=r'a\.png is not an image that can be read$'):
+        predict(tmp_path / 'a.png')
+
+
 def test_odd_pictures_lose_no_others(shapes, tmp_path, monkeypatch, capsys):
     infer = tool('infer')
     cfg = make_config('sem_fpn', shapes)

@@ -73,6 +73,7 @@ LAYERS = {
     'attention': lambda: LinearAttn(16, num_heads=2),
     'attention of fewer channels': lambda: LinearAttn(16, qk_ratio=1, qk_groups=1),
     'rep mixer': lambda: RepMixer(16, norm_cfg=dict(type='BN'), bias=True),
+    'padding by its name': lambda: nn.Conv2d(16, 16, 5, padding='same', groups=4),
 }
 
 

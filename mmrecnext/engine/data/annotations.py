@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import Any
 
 from mmrecnext.errors import DataError, brief
 
@@ -122,7 +123,7 @@ def _indexed(file: str, raw: dict, name: str, fields: tuple[str, ...]) -> dict:
     items = raw.get(name)
     if not isinstance(items, list):
         raise DataError(f"{file} has no list `{name}`, which COCO's format has")
-    index = {}
+    index: dict[Any, dict] = {}
     for place, item in enumerate(items):
         where = f'{file}: {name}[{place}]'
         if not isinstance(item, dict):
@@ -315,7 +316,8 @@ def _decoded(counts: str) -> Iterator[int]:
     says that more follow, 16 in the last that it is negative. From the fourth on, runs
     are told as differences from the last but one.
     """
-    runs, value, shift = [], 0, 0
+    runs: list[int] = []
+    value = shift = 0
     for character in counts.encode():
         digit = character - 48
         value |= (digit & 31) << shift

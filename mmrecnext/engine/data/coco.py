@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
@@ -68,7 +69,8 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]):
     for split in splits:
         for reader in _readers(cfg, split):
             readers[reader.file].append(reader)
-    images, objects = {}, defaultdict(Counter)
+    images: dict[str, dict[Any, str]] = {}
+    objects: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for file, group in readers.items():
         content = read_annotations(file, _union([reader.needs for reader in group]))
         for reader in group:
@@ -134,7 +136,7 @@ def _read_as_coco(dataset: Mapping | None) -> Iterator[tuple[Mapping, type, str]
             yield leaf, kind, file
 
 
-def _kind(name: str | type) -> type | None:
+def _kind(name: str | type | None) -> type | None:
     """Return the type of a dataset, if it reads and numbers as COCO's does."""
     kind = name if isinstance(name, type) else DATASETS.get(str(name))
     same = kind is not None and issubclass(kind, CocoDataset)
@@ -175,7 +177,7 @@ def _check_pictures(reader: Reader, content: Content):
     dataset = reader.dataset
     if dataset.get('indices') is not None:
         return
-    keys = content.images.keys()
+    keys: Collection[Any] = content.images.keys()
     if dict(dataset.get('filter_cfg') or {}).get('filter_empty_gt'):
         kept = [k for k, name in content.categories.items() if name in reader.classes]
         keys = set().union(*(content.annotated[key] for key in kept))

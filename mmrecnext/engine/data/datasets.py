@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
+from mmengine.config import ConfigDict
 
-def leaf_datasets(dataset: Mapping) -> Iterator[Mapping]:
+
+def leaf_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
     """Yield the datasets that read files, from inside of any wrappers."""
     inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
     for each in inner or ():

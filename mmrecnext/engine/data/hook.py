@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from mmengine.dist import all_reduce
@@ -99,8 +99,9 @@ class DataHook(Hook):
         self.remarks = []
         if self._detects and not instances:
             self.remarks.append('nothing was predicted')
-        counts, what = self._labels, 'pixel'
-        if not counts.any():
+        counts: Sequence[int] | torch.Tensor = self._labels
+        what = 'pixel'
+        if not self._labels.any():
             counts, what = count_objects(dataset), 'object'
         absent = [c for c, n in zip(classes, counts, strict=False) if not n]
         if absent and metrics:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmrecnext.errors import DataError, brief, did_you_mean
 
 
-def classes_of(dataset: Mapping, kind: type) -> tuple[str, ...]:
+def classes_of(dataset: Mapping[str, Any], kind: Any) -> tuple[str, ...]:
     """Return the class names of a dataset, those of its type where it sets none.
 
     Args:
@@ -19,8 +20,8 @@ def classes_of(dataset: Mapping, kind: type) -> tuple[str, ...]:
     Raises:
         DataError: where they are a string.
     """
-    metainfo = dict(dataset.get('metainfo') or {})
-    classes = metainfo.get('classes', kind.METAINFO.get('classes', ()))
+    metainfo: dict[str, Any] = dict(dataset.get('metainfo') or {})
+    classes: Any = metainfo.get('classes', kind.METAINFO.get('classes', ()))
     if isinstance(classes, str):
         if not os.path.isfile(classes):
             raise DataError(

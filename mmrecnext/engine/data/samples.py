@@ -64,16 +64,17 @@ class CheckedPipeline(Compose):
         Raises:
             DataError: naming a file that cannot be used.
         """
+        done: Any = data  # whatever another transform makes of it, None to leave it out
         for transform in self.transforms:
             if isinstance(transform, LoadImageFromFile):
-                data = self._load_picture(transform, data)
+                done = self._load_picture(transform, done)
             elif isinstance(transform, LoadAnnotations):
-                data = self._load_annotations(transform, data)
+                done = self._load_annotations(transform, done)
             else:
-                data = transform(data)
-            if data is None:
+                done = transform(done)
+            if done is None:
                 return None
-        return data
+        return done
 
     def load(self, data: dict) -> dict | None:
         """Apply those alone that load."""
@@ -112,7 +113,7 @@ class CheckedPipeline(Compose):
         return loaded
 
     def _load_annotations(self, transform: LoadAnnotations, data: dict) -> dict:
-        path = data.get('seg_map_path')
+        path: Any = data.get('seg_map_path')
         has_map = getattr(transform, 'with_seg', False) and isinstance(path, str)
         if has_map:
             _check_depth(path)

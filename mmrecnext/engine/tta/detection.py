@@ -126,7 +126,7 @@ def distinct_masks(
     labels = instances.labels.cpu().numpy()
     same = overlap & (labels[:, None] == labels) & (view[:, None] != view)
     order = instances.scores.argsort(descending=True, stable=True)
-    keep = []
+    keep: list[int] = []
     for i in order.tolist():
         if not same[i, keep].any():
             keep.append(i)
