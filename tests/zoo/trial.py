@@ -25,6 +25,9 @@ SORTS = ('DeepSORT', 'StrongSORT')
 TRACKERS = ('ByteTrack', 'OCSORT', *SORTS)
 """Of videos; trackers train on pictures, SORT and its kin their detector alone."""
 
+REGIONS = 64
+"""Of a picture that a head trains with or predicts from, at most."""
+
 SEMANTIC_STRIDES = {'HybridTaskCascade': 8, 'SCNet': 8}
 """Pixels per pixel of the semantic maps that a detector is trained with, if not 1."""
 
@@ -75,6 +78,10 @@ def shrink(cfg: Config, side: int):
     for node in nodes(cfg.model):
         if 'batch_augments' in node:
             node.batch_augments = None
+        if 'pos_fraction' in node:  # a sampler of regions
+            node.num = min(node.num, REGIONS)
+        if 'nms_pre' in node and 'max_per_img' in node:
+            node.max_per_img = min(node.max_per_img, REGIONS)
         if type_of(node) == 'SegDataPreProcessor' and 'size' in node:
             node.size = (side, side)
         if node.get('mode') == 'slide':
