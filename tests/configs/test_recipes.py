@@ -11,7 +11,10 @@ from mmengine.fileio import load
 from torch import nn
 
 from mmrecnext import ARCHS
+from mmrecnext.benchmark.operations import Cost, cost_of, run_networks
+from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import load_config, nodes
+from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import RecNeXt
 from mmrecnext.pretrained import FIGURES, PRETRAINED
@@ -52,14 +55,16 @@ def arch_of(name: str) -> str:
 
 
 @functools.cache
-def examine(model: str, framework: str) -> tuple[dict, list, dict]:
-    """Return where a model takes its maps from, their shapes, and the model's size."""
-    built = model_zoo.build(
-        Config(dict(model=json.loads(model), default_scope=framework))
-    )
+def examine(model: str, framework: str) -> tuple[dict, list, Cost]:
+    """Return where a model takes its maps from, their shapes, and what it costs."""
+    cfg = Config(dict(model=json.loads(model), default_scope=framework))
+    fit_cpu(cfg)
+    built = build_network(cfg.model, framework, weights=False).to('meta').eval()
     maps = []
     built.neck.register_forward_hook(lambda *call: maps.extend(call[-1]))
-    size = model_zoo.measure(built, model_zoo.SHAPES[framework])
+    row = FRAMEWORKS[framework]
+    image = torch.empty(1, 3, *row.image_size, device='meta')
+    cost = cost_of(built, lambda model: run_networks(model, image, row.heads))
     strides = {}
     for part, module in built.named_modules():
         for attribute in ('featmap_strides', 'feature_strides'):
@@ -69,10 +74,10 @@ def examine(model: str, framework: str) -> tuple[dict, list, dict]:
             pairs = module.prior_generator.strides
             assert all(x == y for x, y in pairs)
             strides[f'{part}.anchors'] = [x for x, _ in pairs]
-    return strides, [tuple(x.shape[-2:]) for x in maps], size
+    return strides, [tuple(x.shape[-2:]) for x in maps], cost
 
 
-def examined(name: str) -> tuple[dict, list, dict]:
+def examined(name: str) -> tuple[dict, list, Cost]:
     """Of configs with the same model, build it once."""
     cfg = config(name)
     return examine(json.dumps(cfg.model.to_dict()), cfg.default_scope)
@@ -107,7 +112,7 @@ def test_channels_and_strides(name):
     strides, maps, _ = examined(name)
     assert strides
     for part, wanted in strides.items():
-        height, width = model_zoo.SHAPES[cfg.default_scope]
+        height, width = FRAMEWORKS[cfg.default_scope].image_size
         expected = [(-(-height // stride), -(-width // stride)) for stride in wanted]
         # RoIs are taken from all maps but the coarsest, all else is computed on all.
         found = maps[: len(wanted)] if 'featmap' in part else maps
@@ -222,8 +227,9 @@ class TestMetafile:
         assert metadata['Batch Size'] == cfg.auto_scale_lr.base_batch_size
         assert metadata.get('Epochs') == cfg.train_cfg.get('max_epochs')
         assert metadata.get('Iterations') == cfg.train_cfg.get('max_iters')
-        *_, size = examined(name)
-        assert size.items() <= metadata.items()
+        *_, cost = examined(name)
+        assert metadata['Parameters'] == cost.params
+        assert metadata['MACs (G)'] == round(cost.macs / 1e9, 1)
 
 
 def test_bare_names_are_found_below_configs():

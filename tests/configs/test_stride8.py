@@ -6,17 +6,17 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
+from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import load_config
-from tests.helpers import ROOT, tool
-
-model_zoo = tool('model_zoo')
+from tests.helpers import ROOT
 
 
 def model_of(name):
     cfg = load_config(str(ROOT / 'configs' / name))
     cfg.model.backbone.init_cfg = None
     torch.manual_seed(0)
-    return model_zoo.build(cfg, device='cpu')
+    fit_cpu(cfg)
+    return build_network(cfg.model, cfg.default_scope)
 
 
 def segmentation(*shape):
