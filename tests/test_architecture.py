@@ -207,8 +207,9 @@ def test_tools_are_thin():
             for node in tree.body
             if isinstance(node, ast.FunctionDef | ast.ClassDef)
         }
-        if tool != DRAWING:
-            assert defined - PARSING == known - PARSING, tool
+        if tool == DRAWING:
+            continue
+        assert defined - PARSING == known - PARSING, tool
         long = [
             f'{tool}.{function.name}: {length(function)} lines'
             for function in functions(tree)
