@@ -30,9 +30,6 @@ LEVELS = (
 
 SIDEWAYS = {
     ('__main__', 'mmrecnext'),
-    ('benchmark', 'classification'),
-    ('compat', 'errors'),
-    ('registry', 'compat'),
 }
 """Rooms that use another one of their level."""
 
@@ -165,7 +162,7 @@ def test_no_modules_import_each_other():
 
 
 def test_what_is_allowed_is_used():
-    assert SIDEWAYS <= between_rooms(ARROWS)
+    assert between_rooms(ARROWS) >= SIDEWAYS
 
 
 def test_the_order_is_seen(tmp_path):

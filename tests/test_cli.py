@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 from mmrecnext.cli import run as tool
-from tests.engine.test_resume import run
+from tests.engine.helpers import run
 
 WRAPPER = dict(
     type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False

@@ -14,7 +14,7 @@ from mmrecnext.checkpoint.convert import convert, upgrade_network
 from mmrecnext.checkpoint.files import read_file
 from mmrecnext.engine.configs import load_config
 from mmrecnext.errors import CheckpointError
-from tests.checkpoint.test_fit import RunsCode, load
+from tests.checkpoint.helpers import RunsCode, load
 from tests.helpers import ROOT, golden_input, golden_weights
 
 TRAINING = ('published', 'safetensors', 'bare', 'backbone')

@@ -16,13 +16,8 @@ from mmrecnext.checkpoint.files import read_file
 from mmrecnext.checkpoint.sources import download_path
 from mmrecnext.errors import CheckpointError
 from mmrecnext.models.fusion import count_norms, fuse_conv_norms
-from tests.helpers import golden_input, golden_tensor, golden_weights
-from tests.models.test_recnext import SERIES, TINY
-
-
-class RunsCode:
-    def __reduce__(self):
-        return print, ('this must never be printed',)
+from tests.checkpoint.helpers import RunsCode, load
+from tests.helpers import SERIES, TINY, golden_input, golden_tensor, golden_weights
 
 
 @pytest.fixture(scope='module')
@@ -37,15 +32,6 @@ def save(tmp_path):
         return str(tmp_path / name)
 
     return save
-
-
-def load(checkpoint, arch='m0', prefix=None, **options):
-    init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
-    if prefix is not None:
-        init_cfg['prefix'] = prefix
-    model = RecNeXt(arch, init_cfg=init_cfg, **options)
-    model.init_weights()
-    return model
 
 
 def with_prefix(weights, prefix):

@@ -17,7 +17,7 @@ from mmrecnext.checkpoint.convert import model_of, torchscript_of
 from mmrecnext.errors import CheckpointError
 from mmrecnext.models.fusion import count_norms
 from mmrecnext.pretrained import FIGURES
-from tests.checkpoint.test_fit import RunsCode
+from tests.checkpoint.helpers import RunsCode
 from tests.helpers import golden_input, golden_weights
 
 TRAINING = ('recnext.pth', 'model.safetensors', 'recnext_coco.pth')

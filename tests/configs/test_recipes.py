@@ -19,8 +19,7 @@ from mmrecnext.errors import ConfigError
 from mmrecnext.models import RecNeXt
 from mmrecnext.pretrained import FIGURES, PRETRAINED
 from mmrecnext.swap import read_config
-from tests.helpers import ROOT, SMALL, tool
-from tests.models.test_training import compare_networks, compare_with_plain
+from tests.helpers import ROOT, SMALL, compare_networks, compare_with_plain, tool
 
 model_zoo = tool('model_zoo')
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmrecnext import RecNeXt
-from tests.models.test_recnext import SERIES
+from tests.helpers import SERIES
 
 SIZES = [(480, 640), (512, 512), (483, 641), (800, 1344)]
 

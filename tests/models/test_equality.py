@@ -15,8 +15,7 @@ from mmrecnext.checkpoint import load_pretrained, read_checkpoint
 from mmrecnext.checkpoint.convert import convert
 from mmrecnext.classification import load_classifier
 from mmrecnext.models.fusion import fuse_conv_norms
-from tests.helpers import SMALL, golden_tensor, golden_weights
-from tests.models.test_fusion import randomise
+from tests.helpers import SMALL, golden_tensor, golden_weights, randomise
 
 TOLERANCE = 1e-12
 SIZES = [(65, 97), (33, 31), (1, 40)]

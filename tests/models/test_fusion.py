@@ -8,7 +8,6 @@ import torch
 from mmcv.cnn import ConvModule
 from mmengine.registry import DefaultScope
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrecnext import RecNeXt
 from mmrecnext.engine.configs import load_config
@@ -22,21 +21,15 @@ from mmrecnext.models.fusion import (
     switch_to_deploy,
 )
 from mmrecnext.pretrained import FIGURES
-from tests.helpers import ROOT, golden_input, golden_weights
-from tests.models.test_recnext import SERIES, SUBSETS, TINY
-
-
-def randomise(model):
-    """Give batch norms statistics and weights as if trained, others small weights."""
-    generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and module.running_mean is not None:
-            module.running_mean.normal_(0, 0.3, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-            if module.affine:
-                module.weight.data.uniform_(0.5, 1.5, generator=generator)
-                module.bias.data.normal_(0, 0.3, generator=generator)
-    return model.eval()
+from tests.helpers import (
+    ROOT,
+    SERIES,
+    SUBSETS,
+    TINY,
+    golden_input,
+    golden_weights,
+    randomise,
+)
 
 
 def assert_equal(maps, expected, tolerance=1e-5):

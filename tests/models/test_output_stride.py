@@ -6,8 +6,8 @@ from mmrecnext import ARCHS, RecNeXt
 from mmrecnext.errors import OptionError
 from mmrecnext.models import LinearAttn
 from mmrecnext.models.blocks import RepMixer, dilate
-from tests.models.test_recconv import LINEAR, OPERATORS
-from tests.models.test_recnext import SERIES
+from tests.helpers import SERIES
+from tests.models.helpers import LINEAR, OPERATORS
 
 # No recursion and no attention, which see the map as a whole: only local layers.
 LOCAL = {

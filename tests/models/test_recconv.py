@@ -1,6 +1,5 @@
 import copy
 import inspect
-from functools import partial
 
 import pytest
 import torch
@@ -11,15 +10,8 @@ from mmrecnext import ARCHS, RecNeXt
 from mmrecnext.archs import get_arch
 from mmrecnext.errors import OptionError
 from mmrecnext.models import RecConv, RecConvConcat, RecConvGroups, RecConvRecurrent
+from tests.models.helpers import LINEAR, OPERATORS
 
-OPERATORS = {
-    **{f'RecConv-{mode}': partial(RecConv, mode=mode) for mode in RecConv.MODES},
-    'RecConvGroups': RecConvGroups,
-    'RecConvConcat': RecConvConcat,
-    'RecConvRecurrent-bilinear': RecConvRecurrent,
-    'RecConvRecurrent-nearest': partial(RecConvRecurrent, mode='nearest'),
-}
-LINEAR = [name for name in OPERATORS if name != 'RecConv-unpool']
 SIZES = [(1, 1), (1, 9), (2, 3), (5, 7), (8, 8), (13, 18), (16, 32)]
 TINY = dict(base='m0', dims=(16, 32, 64, 128), depths=(1, 1, 1, 1))
 

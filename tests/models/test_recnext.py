@@ -1,5 +1,4 @@
 import inspect
-import itertools
 import re
 
 import numpy as np
@@ -13,21 +12,7 @@ from mmrecnext.errors import OptionError
 from mmrecnext.models import LinearAttn, RecConv
 from mmrecnext.models.blocks import SharedChannels, SharingBlock
 from mmrecnext.pretrained import FIGURES
-from tests.helpers import golden_input, golden_weights
-
-# One of each kind of block: as deep as a test needs, and quick.
-TINY = dict(base='m0', dims=(8, 16, 32, 64), depths=(1, 1, 1, 1))
-SERIES = {
-    'm': TINY,
-    'a': dict(TINY, base='a0', dims=(16, 32, 64, 128)),
-    'b': dict(base='b', dims=(16, 32, 48, 64), depths=(1, 1, 1, 1)),
-    't_share_channel': dict(
-        base='t_share_channel', dims=(16, 32, 64, 128), depths=(0, 1, 1, 6)
-    ),
-}
-SUBSETS = [
-    subset for n in range(1, 5) for subset in itertools.combinations(range(4), n)
-]
+from tests.helpers import SERIES, SUBSETS, TINY, golden_input, golden_weights
 
 
 def batch(*size, n=2):

@@ -8,7 +8,7 @@ from torch import nn
 
 from mmrecnext import RecNeXt
 from mmrecnext.errors import OptionError
-from tests.models.test_recnext import TINY
+from tests.helpers import TINY
 
 WRONG = [
     None, True, -1, 0, 1, 2.5, float('nan'), '', 'x', b'x', [], {}, (1, 2), [[1]],

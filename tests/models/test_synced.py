@@ -10,8 +10,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmrecnext.models import RecNeXt
-from tests.helpers import SMALL
-from tests.models.test_training import assert_same_gradients
+from tests.helpers import SMALL, assert_same_gradients
 
 SIZE = (64, 96)
 BASES = ['m0', 'a0', 'b', 't_share_channel']

@@ -9,8 +9,7 @@ from mmrecnext import RecNeXt
 from mmrecnext.errors import OptionError
 from mmrecnext.ops.attention import attend_plain, positive
 from mmrecnext.ops.tracing import is_traced
-from tests.helpers import SMALL
-from tests.models.test_fusion import randomise
+from tests.helpers import SMALL, randomise
 
 every_series = pytest.mark.parametrize('base', ['m0', 'a0', 't_share_channel'])
 

@@ -15,70 +15,13 @@ from mmrecnext.benchmark.original import original_of
 from mmrecnext.benchmark.workloads import build
 from mmrecnext.models import RecNeXt
 from mmrecnext.ops import fast_paths
-from tests.helpers import SMALL
-from tests.models.test_fusion import randomise
-
-
-def gradients(run, x, cotangents, model):
-    """Gradients of the input and of all parameters, by name."""
-    x = x.clone().requires_grad_()
-    torch.autograd.backward(run(x), cotangents)
-    return {'input': x.grad} | {k: p.grad for k, p in model.named_parameters()}
-
-
-def assert_same_gradients(own, reference, tolerance, floor):
-    """Compare within a share of each one's spread, but of no less than a floor.
-
-    Where a norm takes back what a parameter does, rounding is all that is left of its
-    gradient, a sum of numbers as large as those in the others.
-
-    Args:
-        floor: the least spread, as a share of the largest.
-    """
-    assert own.keys() == reference.keys()
-    spreads = {k: g.std() for k, g in reference.items() if g is not None}
-    least = floor * max(spreads.values())
-    for name, grad in reference.items():
-        if grad is None:
-            assert own[name] is None
-            continue
-        bound = tolerance * max(spreads[name], least)
-        assert (own[name] - grad).abs().max() <= bound, name
-
-
-def compare_networks(model, size):
-    """Compare a step of ``model``, in double, with one of the original."""
-    model.double()
-    original = original_of(model)
-    modes = {name: module.training for name, module in model.named_modules()}
-    for name, module in original.named_modules():
-        module.training = modes.get(name, True)
-    for own, other in zip(model.parameters(), original.parameters(), strict=True):
-        other.requires_grad_(own.requires_grad)
-    image = torch.randn(2, 3, *size, dtype=torch.float64)
-    with torch.no_grad():
-        cotangents = [torch.randn_like(x) for x in copy.deepcopy(original)(image)]
-    steps = [gradients(m, image, cotangents, m) for m in (model, original)]
-    assert_same_gradients(*steps, tolerance=1e-9, floor=1e-3)
-    for name, buffer in original.named_buffers():
-        own = model.get_buffer(name)
-        assert torch.allclose(own, buffer, rtol=1e-12, atol=1e-14), name
-
-
-def compare_with_plain(model, size):
-    """Compare a step with one of PyTorch's own layers."""
-    plain = copy.deepcopy(model)
-    plain.with_cp = False
-    image = torch.randn(2, 3, *size, dtype=torch.float64)
-    grads = []
-    for each in (model, plain):
-        torch.manual_seed(1)
-        with fast_paths.off() if each is plain else nullcontext():
-            sum(x.square().mean() for x in each(image)).backward()
-        grads.append({name: p.grad for name, p in each.named_parameters()})
-    assert_same_gradients(*grads, tolerance=1e-9, floor=1e-3)
-    for own, other in zip(model.buffers(), plain.buffers(), strict=True):
-        assert torch.allclose(own, other, rtol=1e-12, atol=1e-14)
+from tests.helpers import (
+    SMALL,
+    assert_same_gradients,
+    compare_networks,
+    gradients,
+    randomise,
+)
 
 
 @pytest.mark.parametrize('size', [(64, 96), (197, 161)], ids=str)
