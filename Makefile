@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PY = $(BIN)/python
 
-.PHONY: help env data demo demo-seg test lint api clean
+.PHONY: help env data demo demo-seg test-fast test lint api clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ demo: data  ## train, evaluate and draw Mask R-CNN on the shapes
 
 demo-seg: data  ## train, evaluate and draw Semantic FPN on the shapes
 	$(call run_demo,sem_fpn_recnext_m0_shapes)
+
+test-fast: env  ## run one case of each quick test, within two minutes
+	$(PY) -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
 test: env  ## run all tests
 	$(PY) -m pytest --numprocesses auto --dist loadfile

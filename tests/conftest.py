@@ -25,6 +25,16 @@ if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 
+def pytest_collection_modifyitems(items):
+    """Mark as slow all cases of a test but its first: `make test-fast` runs that."""
+    seen = set()
+    for item in items:
+        test = item.nodeid.partition('[')[0]
+        if test in seen:
+            item.add_marker(pytest.mark.slow)
+        seen.add(test)
+
+
 @pytest.fixture(scope='session')
 def golden_states() -> dict:
     """Per model: ordered keys and shapes, training and fused form, and sizes."""

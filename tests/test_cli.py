@@ -17,6 +17,8 @@ from mmrecnext.errors import ConfigError, UserError
 from mmrecnext_autoload import leave
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 LAUNCHED = """
 import sys
 from pathlib import Path

@@ -9,6 +9,8 @@ import pytest
 
 from tests.helpers import ROOT, run_tool
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):

@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 BUILD = """
 from {framework}.registry import MODELS
 model = MODELS.build(dict(type='{type}', arch='m0', out_indices=(0, 1)))

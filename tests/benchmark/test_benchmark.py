@@ -109,6 +109,7 @@ def test_operations_do_not_depend_on_the_way():
     assert count_flops(replace(case, work='step')) == 3 * count_flops(case)
 
 
+@pytest.mark.slow
 def test_constant_weights_compute_the_same():
     layer = nn.Conv2d(4, 4, 3)
     x = torch.randn(1, 4, 8, 8)
@@ -127,6 +128,7 @@ def test_peers_are_folded():
         assert folded == 0 < unfolded
 
 
+@pytest.mark.slow
 def test_tool(tmp_path):
     out = tmp_path / 'figures.json'
     picture = tmp_path / 'picture.png'
@@ -179,6 +181,7 @@ def test_tool_explains_bad_options(options, message, monkeypatch):
         runpy.run_path(str(ROOT / 'tools/benchmark.py'), run_name='__main__')
 
 
+@pytest.mark.slow
 def test_tool_in_several_dtypes(tmp_path):
     out = tmp_path / 'figures.json'
     options = ['--shape', 64, '--batch', 1, '--dtype', 'fp32', 'bf16', '--repeats', 1]
@@ -194,6 +197,7 @@ def test_published_accuracies_are_found():
     assert (top1('resnet18'), box_ap('resnet18'), box_ap('m0')) == (None, None, None)
 
 
+@pytest.mark.slow
 def test_growth_is_per_pixel(tmp_path):
     sides, batches = (64, 128), (1, 2)
     cases = [Case(model) for model in ('m0', 't')]
@@ -218,6 +222,7 @@ def test_growth_is_per_pixel(tmp_path):
     assert cv2.imread(str(tmp_path / 'growth.png')).std() > 0
 
 
+@pytest.mark.slow
 def test_startup_counts_each_step_in_a_fresh_process():
     found = measure_startup(['m0'], repeats=1, clock='process')
     assert len(found['m0']) == 1 and len(found['m0'][0]) == len(STEPS)

@@ -20,6 +20,8 @@ from mmrecnext.pretrained import FIGURES
 from tests.checkpoint.helpers import RunsCode
 from tests.helpers import golden_input, golden_weights
 
+pytestmark = pytest.mark.slow
+
 TRAINING = ('recnext.pth', 'model.safetensors', 'recnext_coco.pth')
 FUSED = 'recnext_fused.pt'
 

@@ -150,6 +150,7 @@ class TestPublishedModel:
         assert str(figures.params) in [f'{size / 1e6:.1f}' for size in sizes]
 
 
+@pytest.mark.slow
 def test_only_this_module_needs_timm():
     code = (
         'import sys, mmrecnext, mmrecnext.pretrained; assert "timm" not in sys.modules'
@@ -292,6 +293,7 @@ class TestHead:
 
 
 class TestEvalImagenet:
+    @pytest.mark.slow
     @pytest.mark.parametrize('fused', [False, True])
     def test_accuracy_is_that_of_a_plain_loop(
         self, golden_states, folder, checkpoint, fused
@@ -348,6 +350,7 @@ class TestEvalImagenet:
 
 
 class TestLoadClassifier:
+    @pytest.mark.slow
     def test_wrong_model(self, checkpoint):
         with pytest.raises(
             CheckpointError, match=r'does not fit m1; .*are weights of m0, this is m1'
@@ -417,6 +420,7 @@ def test_published_forms(golden_states, tmp_path, arch):
         next(publish.publish(model, tmp_path / arch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('ema', [False, True])
 def test_publish_reads_what_timm_saves(golden_states, tmp_path, ema):
     weights = three_classes(golden_states)
@@ -446,6 +450,7 @@ def test_get_flops_counts_a_model_that_is_not_published(monkeypatch, capsys):
     assert published.strip() == published_macs.strip() == ''
 
 
+@pytest.mark.slow
 def test_get_flops_prints_a_table():
     models = ('recnext_m3', 'recnext_b_share_channel')
     done = run_tool('tools/get_flops.py', *models, COLUMNS='80')

@@ -81,6 +81,7 @@ def test_collections_and_files_exist():
     assert index == {'Import': ['configs/metafile.yml']}
 
 
+@pytest.mark.slow
 def test_pages_are_up_to_date():
     check(run_tool('tools/model_zoo.py', '--check'))
 
@@ -129,6 +130,7 @@ def test_readme_says_whose_and_which_the_numbers_are():
         assert words in ' '.join(section.split())
 
 
+@pytest.mark.slow
 def test_measured_entries_keep_results(monkeypatch):
     """A config's entry, measured again, is the entry in the metafile."""
     config = 'configs/mask_rcnn_recnext_m3_coco.py'

@@ -271,6 +271,7 @@ def shallow(arch):
     return dict(base=arch, dims=(16, 32, 64, 128), depths=depths)
 
 
+@pytest.mark.slow
 def test_backbones_of_all_configs():
     """Built as written, they train as the original does, and again in each block."""
     backbones = {

@@ -10,6 +10,8 @@ from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import load_config
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def model_of(name):
     cfg = load_config(str(ROOT / 'configs' / name))

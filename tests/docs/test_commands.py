@@ -31,6 +31,8 @@ from tests.docs.sandbox import (
 )
 from tests.helpers import ROOT, check, golden_weights
 
+pytestmark = pytest.mark.slow
+
 LANGUAGES = {'python', 'shell', 'text', 'bibtex', 'pycon'}
 DEMO = './configs/{}_recnext_m0_shapes.py'
 

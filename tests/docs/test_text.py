@@ -40,6 +40,7 @@ def named(pattern):
     return pytest.mark.parametrize(('page', 'name'), found, ids=ids)
 
 
+@pytest.mark.slow
 def test_table_of_models():
     rows = re.findall(r'\| `(\w+)` \| ([\d ]+) \| ([\d ]+) \| ([\d.]+) \|', README)
     assert [row[0] for row in rows] == list(ARCHS)

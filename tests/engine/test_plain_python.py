@@ -5,10 +5,13 @@ import re
 from textwrap import dedent
 
 import cv2
+import pytest
 
 from mmrecnext.engine.configs import load_config
 from tests.docs.sandbox import python
 from tests.helpers import ROOT, check
+
+pytestmark = pytest.mark.slow
 
 BASE = """
     from mmcv.transforms import LoadImageFromFile, RandomFlip, Resize

@@ -13,12 +13,11 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.hooks import Hook
 from torch import nn
 
-from mmrecnext.engine.resume import latest_checkpoint, saved_checkpoints
+from mmrecnext.engine.resume import latest_checkpoint, resume_from, saved_checkpoints
 from mmrecnext.engine.saving import CheckpointHook, saving_safely
 from mmrecnext.engine.stopping import Terminated, termination
 from mmrecnext.errors import CheckpointError
 from tests.engine.helpers import COSINE, Net, run
-from tests.helpers import tool
 
 WARM_COSINE = [
     dict(type='LinearLR', start_factor=0.01, end=5, by_epoch=False),
@@ -174,31 +173,28 @@ class TestCommandLine:
         return Config(dict(work_dir=str(work_dir), param_scheduler=COSINE))
 
     def test_takes_the_latest_or_the_one_named(self, cfg, work_dir):
-        train = tool('train')
         for name, expected in (('auto', 2), (str(work_dir / 'epoch_1.pth'), 1)):
-            train.resume(cfg, name)
+            resume_from(cfg, name)
             assert cfg.resume
             assert cfg.load_from == str(work_dir / f'epoch_{expected}.pth')
 
     def test_refuses_before_anything_is_built(self, cfg, work_dir):
         weights = rewrite(work_dir / 'epoch_1.pth', lambda c: c['state_dict'])
-        train = tool('train')
         for name, words in (
             (weights, 'lacks `state_dict`, .*`optimizer`.*load_from'),
             (str(work_dir), 'there is no file .* --resume alone takes the latest'),
             ('', 'there is no file  to resume'),
         ):
             with pytest.raises(CheckpointError, match=words):
-                train.resume(cfg, name)
+                resume_from(cfg, name)
 
     def test_schedulers_of_the_config_need_none_of_the_checkpoint(self, cfg, work_dir):
         file = rewrite(
             work_dir / 'epoch_2.pth', lambda c: c.pop('param_schedulers') and c
         )
-        train = tool('train')
         with pytest.raises(CheckpointError, match='add --new-schedule'):
-            train.resume(cfg, file)
-        train.resume(cfg, file, new_schedule=True)
+            resume_from(cfg, file)
+        resume_from(cfg, file, new_schedule=True)
         assert cfg.load_from == file
 
 

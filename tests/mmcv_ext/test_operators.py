@@ -735,6 +735,7 @@ print('last:', 'StandIn' in str(sys.meta_path[-1]))
 """
 
 
+@pytest.mark.slow
 def test_finder_is_installed_once(tmp_path):
     printed = run_python(INSTALL, make_package(tmp_path))
     assert 'stands in' not in printed
@@ -744,6 +745,7 @@ def test_finder_is_installed_once(tmp_path):
     assert 'last: True' in printed
 
 
+@pytest.mark.slow
 def test_compiled_module_is_never_touched(tmp_path):
     folder = make_package(tmp_path, _ext="ORIGIN = 'compiled'")
     printed = run_python(INSTALL + 'import mmcv._ext; print(mmcv._ext.ORIGIN)', folder)
@@ -753,6 +755,7 @@ def test_compiled_module_is_never_touched(tmp_path):
     assert 'compiled' in printed
 
 
+@pytest.mark.slow
 @needs_stand_in
 def test_switched_off():
     code = """
@@ -792,12 +795,14 @@ import mmrecnext, mmcv._ext, mmcv._ext
 """
 
 
+@pytest.mark.slow
 def test_announced_on_stderr_once_the_module_is_loaded(tmp_path):
     folder = make_package(tmp_path)
     assert 'stands in' not in run_python('import mmrecnext, mmcv', folder)
     assert run_python(ANNOUNCED, folder).count('stands in') == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('variable', ['RANK', 'LOCAL_RANK'])
 def test_announced_on_the_first_rank_only(variable, tmp_path):
     printed = run_python(ANNOUNCED, make_package(tmp_path), **{variable: '1'})

@@ -4,6 +4,8 @@ import torch
 from mmrecnext import RecNeXt
 from tests.helpers import SERIES
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(480, 640), (512, 512), (483, 641), (800, 1344)]
 
 

@@ -88,6 +88,7 @@ def logits_of(x, weights):
     return sum(logits) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', ['m0', 'a0'])
 @torch.no_grad()
 def test_converted_weights(arch, golden_states, tmp_path, monkeypatch):

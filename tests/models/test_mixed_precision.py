@@ -9,6 +9,8 @@ from mmrecnext.models import LinearAttn, RecAttn, RecConv
 from mmrecnext.pretrained import FIGURES
 from tests.helpers import golden_input, golden_weights
 
+pytestmark = pytest.mark.slow
+
 # Root mean square of what half precision changes, over the spread of single's.
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 MIXERS = {

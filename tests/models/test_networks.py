@@ -57,6 +57,7 @@ def fit_heads(model, arch):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', ARCHS)
 def test_trains_and_evaluates(task, arch):
     torch.manual_seed(0)

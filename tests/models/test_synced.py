@@ -151,6 +151,7 @@ def halves(tmp_path_factory):
     return [torch.load(folder / f'{rank}.pth') for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('with_cp', [False, True])
 @pytest.mark.parametrize('base', BASES)
 def test_two_processes_equal_one(base, with_cp, halves):

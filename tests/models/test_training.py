@@ -103,6 +103,7 @@ def test_bytes_saved(arch, most):
     assert sizes[0] <= most * sizes[1]
 
 
+@pytest.mark.slow
 def test_compiles_whole():
     torch.manual_seed(0)
     model = RecNeXt(SMALL['t_share_channel']).double().train()

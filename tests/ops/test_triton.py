@@ -159,6 +159,7 @@ def test_kernel_that_fails_is_told_once(monkeypatch):
     assert told[0].endswith('RuntimeError: no compiler')
 
 
+@pytest.mark.slow
 def test_triton_is_not_imported_before_it_is_used():
     code = 'import sys, mmrecnext.models; print("triton" in sys.modules)'
     assert check(run_tool('-c', code)).split()[-1] == 'False'

@@ -7,6 +7,8 @@ import pytest
 
 from tests.helpers import run_tool
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip('triton')
 
 # What every GPU since 2017 grants a block of threads, in bytes.

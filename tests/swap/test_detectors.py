@@ -22,7 +22,7 @@ from tests.helpers import ROOT
 from tests.zoo.configs import swap
 from tests.zoo.trial import build_model, keep_boxes, train_step
 
-pytestmark = pytest.mark.usefixtures('quiet')
+pytestmark = [pytest.mark.usefixtures('quiet'), pytest.mark.slow]
 
 SHAPES = [[3, 128, 128], [3, 125, 130]]
 DETECTORS = [

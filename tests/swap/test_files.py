@@ -163,6 +163,7 @@ def test_rendered_settings_are_code(value):
 
 
 class TestTool:
+    @pytest.mark.slow
     def test_shows_and_writes(self, tmp_path):
         name = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
         out = tmp_path / 'swapped.py'
@@ -176,6 +177,7 @@ class TestTool:
         assert f'Written to {out}\n' in result.stdout
         assert Config.fromfile(out).model.backbone.arch == 'm0'
 
+    @pytest.mark.slow
     def test_tells_what_it_cannot_do_in_a_line(self):
         result = run_tool('tools/swap_backbone.py', 'mmdet::ssd/ssd300_coco.py')
         assert result.returncode == 1

@@ -18,6 +18,8 @@ from mmrecnext.swap.measure import measure_backbone, measure_necks
 from tests.helpers import check, run_tool
 from tests.zoo.trial import build_model
 
+pytestmark = pytest.mark.slow
+
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 DIMS = [24, 48, 96, 192]
 MODULE = """

@@ -15,7 +15,7 @@ from tests.zoo.configs import SIDE, check, swap, zoo
 from tests.zoo.report import parse_args
 from tests.zoo.trial import attempt, batch_for, train_step
 
-pytestmark = pytest.mark.usefixtures('quiet')
+pytestmark = [pytest.mark.usefixtures('quiet'), pytest.mark.slow]
 
 TINY = dict(base='m0', depths=(1, 1, 1, 1))
 REPORT = (ROOT / 'docs' / 'zoo_report.md').read_text()

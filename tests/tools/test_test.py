@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from mmrecnext.engine.outputs import output_names, read_picture
+from mmrecnext.engine.outputs import (
+    check_out,
+    drop_idle_metrics,
+    output_names,
+    read_picture,
+)
 from mmrecnext.engine.unlabelled import (
     leave_out_annotations,
     missing_annotations,
@@ -18,6 +23,8 @@ from mmrecnext.engine.unlabelled import (
 from mmrecnext.errors import ConfigError
 from tests.docs.sandbox import save_random_weights
 from tests.helpers import ROOT, check, run_tool, tool
+
+pytestmark = pytest.mark.slow
 
 DET = ROOT / 'configs/mask_rcnn_recnext_m0_shapes.py'
 SEG = ROOT / 'configs/sem_fpn_recnext_m0_shapes.py'
@@ -188,15 +195,15 @@ def test_a_place_that_predictions_cannot_go_to(config, name, message, tmp_path):
     (tmp_path / 'folder.pkl').mkdir()
     (tmp_path / 'file').touch()
     with pytest.raises(ConfigError, match=f'--out .*{message}'):
-        tool('test').check_out(Config.fromfile(config), str(tmp_path / name))
+        check_out(Config.fromfile(config), str(tmp_path / name))
 
 
 def test_metrics_that_format_into_no_folder_are_left_out():
     cfg = Config.fromfile(SEG)
-    tool('test').drop_idle_metrics(cfg)
+    drop_idle_metrics(cfg)
     assert [m.type for m in cfg.test_evaluator] == ['IoUMetric']
     cfg.test_evaluator[0].format_only = True
-    tool('test').drop_idle_metrics(cfg)
+    drop_idle_metrics(cfg)
     assert cfg.test_evaluator == []
 
 

@@ -16,9 +16,12 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
 from mmrecnext import RecNeXt
+from mmrecnext.engine import precision
 from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.prepare import move_data_root
-from tests.helpers import ROOT, check, run_tool, tool
+from tests.helpers import ROOT, check, run_tool
+
+pytestmark = pytest.mark.slow
 
 DET = ROOT / 'configs/mask_rcnn_recnext_m3_coco.py'
 SEG = ROOT / 'configs/sem_fpn_recnext_m3_ade20k.py'
@@ -303,7 +306,7 @@ class TestBadInput:
 
     def test_framework_that_is_not_installed(self, fails, monkeypatch):
 
-        monkeypatch.setattr('mmrecnext.engine.configs.find_spec', lambda name: None)
+        monkeypatch.setattr('mmrecnext.engine.frameworks.find_spec', lambda name: None)
         assert 'pip install mmsegmentation' in fails('train', SEG)
 
     @pytest.mark.parametrize('config', [DET, SEG])
@@ -468,12 +471,12 @@ class TestBadInput:
 
 @pytest.mark.parametrize('known', [(torch.float32,), (torch.float32, torch.bfloat16)])
 def test_slow_bf16_is_told(known, monkeypatch):
-    train, told = tool('train'), []
-    monkeypatch.setattr(train, 'ONEDNN_DTYPES', known)
-    monkeypatch.setattr(train, 'print_log', lambda text, *_: told.append(text))
+    told = []
+    monkeypatch.setattr(precision, 'ONEDNN_DTYPES', known)
+    monkeypatch.setattr(precision, 'print_log', lambda text, *_: told.append(text))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
-    train.use_amp(cfg, None)
+    precision.use_amp(cfg, None)
     assert cfg.optim_wrapper.type == 'CPUAmpOptimWrapper'
     assert len(told) == 2 - len(known)
 
