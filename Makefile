@@ -36,10 +36,10 @@ demo-seg: data  ## train, evaluate and draw Semantic FPN on the shapes
 	$(call run_demo,sem_fpn_recnext_m0_shapes)
 
 test-fast: env  ## run one case of each quick test, within two minutes
-	$(PY) -m pytest -m "not slow" --numprocesses auto --dist loadfile
+	$(PY) -m pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: env  ## run all tests
-	$(PY) -m pytest --numprocesses auto --dist loadfile
+	$(PY) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: env  ## check style, formatting and types
 	$(BIN)/ruff check .

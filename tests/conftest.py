@@ -25,8 +25,25 @@ if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 
+DEAREST = (
+    'docs/test_commands.py',
+    'tools/test_train.py',
+    'checkpoint/test_released_forms.py',
+    'test_registry.py',
+    'benchmark/test_benchmark.py',
+    'models/test_mixed_precision.py',
+    'swap/test_zoo.py',
+)
+"""Files that take minutes: the first to begin, so that no process ends long after."""
+
+
 def pytest_collection_modifyitems(items):
-    """Mark as slow all cases of a test but its first: `make test-fast` runs that."""
+    """Begin with what takes longest, and mark all cases of a test but its first slow.
+
+    `make test-fast` runs what is not marked.
+    """
+    rank = {str(ROOT / 'tests' / name): i for i, name in enumerate(DEAREST)}
+    items.sort(key=lambda item: rank.get(str(item.path), len(rank)))
     seen = set()
     for item in items:
         test = item.nodeid.partition('[')[0]
