@@ -19,6 +19,7 @@ from mmengine.dist import is_main_process
 from mmrecnext.engine.misbuilt import describe_misbuilt
 from mmrecnext.engine.prepare import prepare
 from mmrecnext.engine.stopping import RANKS, Terminated, termination
+from mmrecnext.engine.terminal import warnings_logged
 from mmrecnext.errors import ConfigError, OptionError, UserError, printable
 from mmrecnext_autoload import leave
 
@@ -150,7 +151,7 @@ def run(main: Callable[[], None]):
     if signal.getsignal(signal.SIGINT) is leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with termination.answered():
+        with termination.answered(), warnings_logged():
             main()
             sys.stdout.flush()
     except KeyboardInterrupt as stop:

@@ -18,9 +18,6 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
-import mmcv
-import numpy as np
 import torch
 from rich.progress import track
 
@@ -33,7 +30,13 @@ from mmrecnext.cli import (
 from mmrecnext.engine.build import fit_cpu
 from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.frameworks import framework_of
-from mmrecnext.engine.predictor import Predictor, label_map_of
+from mmrecnext.engine.predictor import (
+    Predictor,
+    middles,
+    tile,
+    write_image,
+    write_label_map,
+)
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import write_file
 
@@ -71,7 +74,8 @@ def parse_args() -> argparse.Namespace:
         type=int,
         default=0,
         metavar='N',
-        help='also put the first N pictures side by side in sheet.png',
+        help='also put N of the pictures side by side in sheet.png: of all, in order, '
+        'cut into N equal parts, the one in the middle of each, right or wrong',
     )
     parser.add_argument(
         '--label-maps',
@@ -111,12 +115,15 @@ def main():
         cfg, args.checkpoint, args.device, args.score_thr, args.deploy
     )
 
+    stills = [file for file in outputs if file.suffix.lower() not in VIDEOS]
+    chosen = middles(stills, args.sheet)
     predictions, sheet, failures = [], [], {}
     try:
         for file, output in track(outputs.items(), 'Inferring', total=len(outputs)):
             try:
                 if file.suffix.lower() in VIDEOS:
-                    predictions += infer_video(predictor, file, output)
+                    found = predictor.film(file, output)
+                    predictions += [{'file': str(file), **frame} for frame in found]
                     continue
                 picture, sample = predictor(file)
                 drawn = predictor.draw(picture, sample)
@@ -128,7 +135,7 @@ def main():
                 failures[file] = error
                 continue
             predictions.append({'file': str(file), 'picture': output.name, **found})
-            if len(sheet) < args.sheet:
+            if file in chosen:
                 sheet.append(drawn)
     finally:
         write_file(out_dir / 'predictions.json', json.dumps(predictions).encode())
@@ -149,44 +156,6 @@ def describe_failure(file: Path, error: Exception) -> str:
         return str(error)
     first = next(iter(str(error).strip().splitlines()), '')
     return f'{file} cannot be predicted: {type(error).__name__}: {first}'
-
-
-def write_image(file: Path, image: np.ndarray):
-    """Write an image, or fail."""
-    written, content = cv2.imencode(file.suffix, image)
-    if not written:
-        raise ConfigError(f'cannot write {file}')
-    write_file(file, content.tobytes())
-
-
-def write_label_map(file: Path, sample):
-    """Write a label map as a grey PNG, of 16 bits where 8 do not hold its numbers."""
-    labels = label_map_of(sample)
-    file.parent.mkdir(exist_ok=True)
-    write_image(file, labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
-
-
-def infer_video(predictor: Predictor, file: Path, out_file: Path) -> list[dict]:
-    """Predict and draw each frame of a video."""
-    video = mmcv.VideoReader(str(file))
-    if not len(video):
-        raise ConfigError(f'{file} is not a video that OpenCV can read')
-    writer = cv2.VideoWriter(
-        str(out_file),
-        cv2.VideoWriter_fourcc(*'mp4v'),
-        video.fps or 25,
-        video.resolution,
-    )
-    if not writer.isOpened():
-        raise ConfigError(f'cannot write {out_file}')
-    predictions = []
-    for index, (picture, sample) in enumerate(predictor.frames(file)):
-        drawn = predictor.draw(picture, sample)
-        writer.write(cv2.resize(drawn, video.resolution))
-        found = predictor.describe(sample)
-        predictions.append({'file': str(file), 'frame': index, **found})
-    writer.release()
-    return predictions
 
 
 def expand(path: Path) -> Iterator[Path]:
@@ -227,19 +196,6 @@ def name_outputs(files: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
         taken.add(output)
         outputs[file] = output
     return outputs
-
-
-def tile(pictures: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
-    """Put pictures side by side, in about as many rows as columns."""
-    columns = int(np.ceil(np.sqrt(len(pictures) * 1.5)))
-    height = max(p.shape[0] for p in pictures) + gap
-    width = max(p.shape[1] for p in pictures) + gap
-    rows = -(-len(pictures) // columns)
-    sheet = np.full((rows * height - gap, columns * width - gap, 3), 255, np.uint8)
-    for i, picture in enumerate(pictures):
-        y, x = i // columns * height, i % columns * width
-        sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
-    return sheet
 
 
 if __name__ == '__main__':

@@ -31,6 +31,7 @@ from mmrecnext.engine.data import leaf_datasets
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
+from mmrecnext.files import write_file
 from mmrecnext.models.fusion import switch_to_deploy
 
 
@@ -122,6 +123,31 @@ class Predictor:
             for frame in mmcv.VideoReader(str(video)):
                 cv2.imwrite(str(file), frame)
                 yield self(file)
+
+    def film(self, video: Path, out_file: Path) -> list[dict]:
+        """Draw the predictions of a video into another, in MPEG-4.
+
+        Returns:
+            What was found, as :meth:`describe` says it, and the number of the frame,
+            counted from 0, of each.
+
+        Raises:
+            ConfigError: where the one cannot be read or the other be written.
+        """
+        reader = mmcv.VideoReader(str(video))
+        if not len(reader):
+            raise ConfigError(f'{video} is not a video that OpenCV can read')
+        size = reader.resolution
+        fourcc = cv2.VideoWriter_fourcc(*'mp4v')
+        writer = cv2.VideoWriter(str(out_file), fourcc, reader.fps or 25, size)
+        if not writer.isOpened():
+            raise ConfigError(f'cannot write {out_file}')
+        found = []
+        for index, (picture, sample) in enumerate(self.frames(video)):
+            writer.write(cv2.resize(self.draw(picture, sample), size))
+            found.append({'frame': index, **self.describe(sample)})
+        writer.release()
+        return found
 
     def draw(self, picture: np.ndarray, sample: BaseDataElement) -> np.ndarray:
         """Draw a prediction.
@@ -273,6 +299,60 @@ def label_map_of(sample: BaseDataElement) -> np.ndarray:
     """Return the label map of a segmentor's sample, ``[H, W]``, int64."""
     labels: np.ndarray = sample.pred_sem_seg.data[0].numpy()
     return labels.astype(np.int64)
+
+
+def write_image(file: Path, image: np.ndarray):
+    """Write an image, ``[H, W]`` or BGR ``[H, W, 3]``: whole, or not at all.
+
+    Raises:
+        ConfigError: where OpenCV does not write it in such a file.
+    """
+    written, content = cv2.imencode(file.suffix, image)
+    if not written:
+        raise ConfigError(f'cannot write {file}')
+    write_file(file, content.tobytes())
+
+
+def write_label_map(file: Path, sample: BaseDataElement):
+    """Write a label map as a grey PNG, of 16 bits where 8 do not hold its numbers."""
+    labels = label_map_of(sample)
+    file.parent.mkdir(exist_ok=True)
+    write_image(file, labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
+
+
+def middles(items: Sequence, count: int) -> list:
+    """Choose items spread over a sequence, by their place alone.
+
+    Args:
+        items: the sequence, to be cut into ``count`` parts as equal as can be.
+        count: of those to choose.
+
+    Returns:
+        The item in the middle of each part, in order; all of no more than ``count``.
+    """
+    count = min(count, len(items))
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
+
+
+def tile(pictures: Sequence[np.ndarray], gap: int = 6) -> np.ndarray:
+    """Put pictures side by side, on white, three columns to two rows or nearly so.
+
+    Args:
+        pictures: each ``[H, W, 3]``, uint8, of any size.
+        gap: pixels between them.
+
+    Returns:
+        ``[H, W, 3]``, uint8.
+    """
+    columns = int(np.ceil(np.sqrt(len(pictures) * 1.5)))
+    height = max(p.shape[0] for p in pictures) + gap
+    width = max(p.shape[1] for p in pictures) + gap
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((rows * height - gap, columns * width - gap, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        y, x = i // columns * height, i % columns * width
+        sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
+    return sheet
 
 
 def displayable(picture: np.ndarray) -> np.ndarray:

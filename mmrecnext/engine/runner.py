@@ -21,6 +21,7 @@ from mmrecnext.engine.misbuilt import describe_unknown, is_raised_in
 from mmrecnext.engine.resume import ResumeHook, latest_checkpoint, settle_schedule
 from mmrecnext.engine.saving import saving_safely
 from mmrecnext.engine.segmentation import bound_memory
+from mmrecnext.engine.terminal import ProgressHook, quieten
 from mmrecnext.errors import CheckpointError, ConfigError, brief
 from mmrecnext.files import atomic_write
 from mmrecnext.models.fusion import switch_to_deploy
@@ -102,6 +103,7 @@ class Runner(MMEngineRunner):
             must for a test; one to fine-tune from need not.
         new_schedule (bool): whether a resumed run takes the settings of the optimizer
             and the schedulers of the config, in place of those of the checkpoint.
+        progress (ProgressHook): what shows the line of progress.
     """
 
     _resume: bool
@@ -109,10 +111,34 @@ class Runner(MMEngineRunner):
 
     strict = False
     new_schedule = False
+    progress: ProgressHook
+
+    def build_logger(self, *args, **kwargs):
+        """Build the log, whose terminal is spared what is for its file."""
+        logger = super().build_logger(*args, **kwargs)
+        quieten(logger)
+        return logger
+
+    def train(self):
+        """Train, with a line of progress where there is a terminal."""
+        with self.progress.shown(self):
+            return super().train()
+
+    def val(self):
+        """Validate, likewise."""
+        with self.progress.shown(self):
+            return super().val()
+
+    def test(self):
+        """Test, likewise."""
+        with self.progress.shown(self):
+            return super().test()
 
     def register_hooks(self, *args, **kwargs):
         """Register the hooks of the config, and those of every run."""
         super().register_hooks(*args, **kwargs)
+        self.progress = ProgressHook()
+        self.register_hook(self.progress)
         self.register_hook(SeedHook())
         self.register_hook(DataHook())
         self.register_hook(ValuesHook())

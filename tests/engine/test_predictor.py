@@ -18,6 +18,7 @@ from mmrecnext.engine.predictor import (
     describe_classes,
     displayable,
     label_map_of,
+    middles,
 )
 from mmrecnext.engine.segmentation import bound_memory, label_map
 from mmrecnext.errors import ConfigError
@@ -267,3 +268,18 @@ def test_odd_pictures_lose_no_others(shapes, tmp_path, monkeypatch, capsys):
             CLASSES[i]: round(float((labels == i).mean()), 4) for i in np.unique(labels)
         }
         assert prediction['shares'] == shares
+
+
+@pytest.mark.parametrize(
+    ('length', 'count', 'expected'),
+    [
+        (60, 6, [5, 15, 25, 35, 45, 55]),
+        (7, 2, [1, 5]),
+        (5, 1, [2]),
+        (2, 6, [0, 1]),
+        (0, 6, []),
+        (5, 0, []),
+    ],
+)
+def test_a_sheet_shows_pictures_of_all_parts(length, count, expected):
+    assert middles(range(length), count) == expected
