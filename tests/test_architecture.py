@@ -39,8 +39,7 @@ TOOLS = {
     'convert_checkpoint': 'check_fits',
     'eval_imagenet': 'read_folder evaluate',
     'get_flops': '',
-    'infer': 'describe_failure write_image write_label_map infer_video expand '
-    'name_outputs tile',
+    'infer': 'describe_failure expand name_outputs',
     'model_zoo': 'image_size read list_configs entry label summary document published '
     'backbone metrics coco_metrics miou peer_metrics sizes training config_rows wrap '
     'replace_section',

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import mmcv
@@ -33,6 +33,8 @@ from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import write_file
 from mmrecnext.models.fusion import switch_to_deploy
+
+T = TypeVar('T')
 
 
 class Predictor:
@@ -124,7 +126,7 @@ class Predictor:
                 cv2.imwrite(str(file), frame)
                 yield self(file)
 
-    def film(self, video: Path, out_file: Path) -> list[dict]:
+    def film(self, video: Path, out_file: Path) -> list[dict[str, Any]]:
         """Draw the predictions of a video into another, in MPEG-4.
 
         Returns:
@@ -138,7 +140,7 @@ class Predictor:
         if not len(reader):
             raise ConfigError(f'{video} is not a video that OpenCV can read')
         size = reader.resolution
-        fourcc = cv2.VideoWriter_fourcc(*'mp4v')
+        fourcc = cv2.VideoWriter.fourcc(*'mp4v')
         writer = cv2.VideoWriter(str(out_file), fourcc, reader.fps or 25, size)
         if not writer.isOpened():
             raise ConfigError(f'cannot write {out_file}')
@@ -301,7 +303,7 @@ def label_map_of(sample: BaseDataElement) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def write_image(file: Path, image: np.ndarray):
+def write_image(file: Path, image: np.ndarray) -> None:
     """Write an image, ``[H, W]`` or BGR ``[H, W, 3]``: whole, or not at all.
 
     Raises:
@@ -313,14 +315,14 @@ def write_image(file: Path, image: np.ndarray):
     write_file(file, content.tobytes())
 
 
-def write_label_map(file: Path, sample: BaseDataElement):
+def write_label_map(file: Path, sample: BaseDataElement) -> None:
     """Write a label map as a grey PNG, of 16 bits where 8 do not hold its numbers."""
     labels = label_map_of(sample)
     file.parent.mkdir(exist_ok=True)
     write_image(file, labels.astype(np.uint8 if labels.max() < 256 else np.uint16))
 
 
-def middles(items: Sequence, count: int) -> list:
+def middles(items: Sequence[T], count: int) -> list[T]:
     """Choose items spread over a sequence, by their place alone.
 
     Args:

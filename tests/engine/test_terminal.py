@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mmrecnext.engine import terminal
 from mmrecnext.engine.terminal import is_for_people, warnings_logged
-from tests.engine.test_resume import run
+from tests.engine.helpers import run
 
 
 def logged(folder):
