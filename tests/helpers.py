@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrecnext.benchmark.original import original_of
 from mmrecnext.ops import fast_paths
+from tests.fork_server import ForkServer
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / 'data'
@@ -64,9 +65,31 @@ def golden_weights(states: dict, arch: str, head: bool = False) -> dict:
     }
 
 
+PRELOADED = (
+    'torch',
+    'torchvision',
+    'cv2',
+    'matplotlib.pyplot',
+    'mmengine.runner',
+    'mmengine.visualization',
+    'pycocotools.mask',
+    'scipy.optimize',
+    'timm',
+)
+"""What takes the tools seconds to import, and is not ours nor looks at what is."""
+
+SERVER = ForkServer(*PRELOADED)
+
+
 def run_tool(*command, cwd=ROOT, **env) -> subprocess.CompletedProcess:
-    """Run a tool of the repository (``tools/...``) or a module (``-m ...``)."""
+    """Run a tool of the repository (``tools/...``) or a module (``-m ...``).
+
+    A tool in the environment of the tests is forked from ``SERVER``; all else starts
+    Python.
+    """
     name, *args = map(str, command)
+    if name.startswith('tools/') and not env:
+        return SERVER.run([ROOT / name, *args], cwd, OMP_NUM_THREADS='1')
     target = [str(ROOT / name)] if name.startswith('tools/') else [name]
     return subprocess.run(
         [sys.executable, *target, *args],

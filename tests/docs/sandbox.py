@@ -1,11 +1,6 @@
 """A folder like a clone of the repository, with tiny data, in which the docs run."""
 
-import multiprocessing
-import os
-import runpy
 import shutil
-import sys
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -19,16 +14,17 @@ from safetensors.torch import save_file
 from mmrecnext.engine.build import fit_cpu
 from mmrecnext.engine.configs import load_config
 from mmrecnext.pretrained import Pretrained
-from tests.helpers import ROOT
+from tests.fork_server import ForkServer
+from tests.helpers import PRELOADED, ROOT
 
 SIDE = 128  # of images, in pixels: two of the coarsest map, for batch norms to train
 BATCH = 2
 STEPS = 2  # of training
 REGIONS = 64  # of an image that the heads of a detector train with
 
-# Each command is a process of its own, forked from one that has imported all of this.
-CONTEXT = multiprocessing.get_context('forkserver')
-PRELOADED = [
+# What the commands of the docs import, ours too: they are many.
+SERVER = ForkServer(
+    *PRELOADED,
     'mmrecnext.classification',
     'mmrecnext.engine.runner',
     'pandas',
@@ -37,51 +33,14 @@ PRELOADED = [
         for framework in ('mmdet', 'mmseg')
         for part in ('apis', 'datasets', 'engine', 'evaluation', 'models')
     ),
-]
+)
 OUTPUTS = ('data', 'work_dirs', 'build')
 IMAGENET_LABELS = ('n01440764', 'n01443537', 'n01484850')
-# That a command may take before it counts as stuck. A training step in bf16 takes
-# minutes on processors without instructions for it.
-SECONDS = 900
 
 
-@dataclass
-class Result:
-    """How a command ended and what it printed."""
-
-    returncode: int
-    stdout: str
-    stderr: str = ''
-
-
-def python(argv, cwd) -> Result:
+def python(argv, cwd):
     """Run ``python ARGV``: a script, or ``-m`` and a module."""
-    CONTEXT.set_forkserver_preload(PRELOADED)
-    log = Path(cwd, '.log')
-    process = CONTEXT.Process(target=_enter, args=(argv, cwd, dict(os.environ), log))
-    process.start()
-    process.join(SECONDS)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    return Result(process.exitcode, log.read_text(errors='replace'))
-
-
-def _enter(argv, cwd, environment, log):
-    os.chdir(cwd)
-    os.environ.update(environment)
-    torch.set_num_threads(1)  # two would wait for each other on a busy machine
-    with log.open('wb') as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    if argv[0] == '-m':
-        sys.argv = argv[1:]
-        sys.path.insert(0, str(cwd))
-        runpy.run_module(argv[1], run_name='__main__', alter_sys=True)
-    else:
-        sys.argv = argv
-        sys.path.insert(0, str(Path(cwd, argv[0]).resolve().parent))
-        runpy.run_path(argv[0], run_name='__main__')
+    return SERVER.run(argv, cwd, OMP_NUM_THREADS='1')
 
 
 def smaller(cfg: Config, steps: int = STEPS) -> list[str]:
