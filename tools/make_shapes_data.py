@@ -3,13 +3,14 @@
 The folder has the file layout of both data sets, so that a config written for COCO
 or for ADE20K reads it with no change but its ``data_root`` (and its class names)::
 
-    annotations/instances_{train,val}2017.json  boxes and polygons, category ids from 1
+    annotations/instances_{train,val}2017.json  boxes and masks, category ids from 1
     {train,val}2017/000000000001.jpg            pictures
     images/{training,validation}                links to the pictures
     annotations/{training,validation}/*.png     label maps
 
-A label map holds 1 for the background and ``1 + category id`` for a shape. 0 means
-"unlabelled" in ADE20K and does not occur; with ``reduce_zero_label`` the class list is
+Masks are run-length encodings, and agree with the label maps to the pixel. A label map
+holds 1 for the background and ``1 + category id`` for a shape. 0 means "unlabelled" in
+ADE20K and does not occur; with ``reduce_zero_label`` the class list is
 ``('background', *names)``. MMSegmentation's ``ADE20KDataset`` knows its own 150 names
 only, of which the maps then use the first; ``BaseSegDataset`` takes any.
 """
@@ -20,15 +21,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
+from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 DESCRIPTION = 'Shapes in the layout of COCO and ADE20K (make_shapes_data.py)'
-VERSION = '1.0'  # raise it when the same settings come to draw other pictures
+VERSION = '2.0'  # raise it when the same settings come to draw other pictures
 
 MIN_SIDE, MAX_SIDE = 32, 4096
 MAX_OBJECTS = 100
@@ -36,6 +39,7 @@ MAX_OBJECTS = 100
 # reduce_zero_label has run. One of them is the background.
 MAX_CLASSES = 253
 
+SAMPLES = 4  # per pixel and axis, of which the coverage of a pixel is told
 MIN_SCALE, MAX_SCALE = 1 / 7, 1 / 2  # of an object, in short sides of the picture
 MIN_VISIBLE = 0.5  # of the area of an object
 MIN_PART = 0.05  # of what is visible, for each of its parts: no crumbs
@@ -53,92 +57,54 @@ SPLITS = {'train': ('train2017', 'training'), 'val': ('val2017', 'validation')}
 # --- Classes: one shape each, or a shape and a colour where shapes run out
 
 
-def _arc(start: float, stop: float, steps: int = 48) -> np.ndarray:
-    """Points (steps, 2) of the unit circle between two angles in degrees."""
-    angles = np.radians(np.linspace(start, stop, steps))
-    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-def _circle() -> np.ndarray:
-    return _arc(0, 360, 97)[:-1]
-
-
-def _square() -> np.ndarray:
-    return np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
-
-
-def _triangle() -> np.ndarray:
-    return _arc(-90, 270, 4)[:-1]
-
-
-def _star() -> np.ndarray:
-    radii = np.tile([1, 0.45], 5)
-    return _arc(-90, 270, 11)[:-1] * radii[:, None]
-
-
-def _cross() -> np.ndarray:
-    a, b = 0.33, 1
-    quarter = np.array([[b, -a], [b, a], [a, a]])
-    turn = np.array([[0, 1], [-1, 0]])
-    return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
+def _arc(start: float, stop: float, steps: int) -> np.ndarray:
+    """Points of the unit circle, as complex numbers, from one degree to another."""
+    return np.exp(1j * np.radians(np.linspace(start, stop, steps)))
 
 
 def _heart() -> np.ndarray:
-    t = np.linspace(0, 2 * np.pi, 96, endpoint=False)
-    x = 16 * np.sin(t) ** 3
-    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([x, -y], axis=1)
+    z = _arc(0, 360, 97)[:-1]
+    height = 13 * z - 5 * z**2 - 2 * z**3 - z**4
+    return 16 * z.imag**3 - 1j * height.real
 
 
 def _crescent() -> np.ndarray:
-    # The inner arc joins the tips of the outer one and passes through (-0.3, 0).
-    tip = _arc(50, 50, 1)[0]
-    centre = (1 - 0.3**2) / (2 * (0.3 + tip[0]))
-    angle = np.degrees(np.arctan2(tip[1], tip[0] - centre))
-    inner = _arc(360 - angle, angle) * (centre + 0.3) + [centre, 0]
-    return np.concatenate([_arc(50, 310, 80), inner[1:-1]])
-
-
-def _arrow() -> np.ndarray:
-    upper = np.array([[-1, 0.24], [0.1, 0.24], [0.1, 0.7], [1, 0]])
-    return np.concatenate([upper, upper[-2::-1] * [1, -1]])
+    # The inner arc joins the tips of the outer one and passes through -0.3.
+    outer = _arc(50, 310, 80)
+    centre = (1 - 0.3**2) / (2 * (0.3 + outer[0].real))
+    angle = np.angle(outer[0] - centre, deg=True)
+    inner = centre + (centre + 0.3) * _arc(360 - angle, angle, 48)
+    return np.concatenate([outer, inner[1:-1]])
 
 
 def _unit(outline: np.ndarray) -> np.ndarray:
-    """The outline about the origin, the longer side of its box being 1."""
-    low, high = outline.min(axis=0), outline.max(axis=0)
-    return (outline - (low + high) / 2) / (high - low).max()
+    """Points (N, 2) of an outline about the origin, the longer side of its box 1."""
+    points = np.stack([outline.real, outline.imag], axis=1)
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (points - (low + high) / 2) / (high - low).max()
 
 
-# None has a hole, which a COCO polygon cannot express.
+_ARROW = np.array([-1 + 0.24j, 0.1 + 0.24j, 0.1 + 0.7j, 1])  # its lower half
+_ARM = np.array([1 - 0.33j, 1 + 0.33j, 0.33 + 0.33j])  # of a cross
 SHAPES: dict[str, np.ndarray] = {
-    'circle': _unit(_circle()),
-    'square': _unit(_square()),
-    'triangle': _unit(_triangle()),
-    'star': _unit(_star()),
-    'cross': _unit(_cross()),
+    'circle': _unit(_arc(0, 360, 97)[:-1]),
+    'square': _unit(_arc(45, 315, 4)),
+    'triangle': _unit(_arc(-90, 150, 3)),
+    'star': _unit(_arc(-90, 234, 10) * np.tile([1, 0.45], 5)),
+    'cross': _unit(np.outer(1j ** np.arange(4), _ARM).ravel()),
     'heart': _unit(_heart()),
     'crescent': _unit(_crescent()),
-    'arrow': _unit(_arrow()),
+    'arrow': _unit(np.concatenate([_ARROW, _ARROW[-2::-1].conj()])),
 }
 
 # Hue in degrees, saturation and value of HSV. Neighbours in the list differ most.
-_HUES = {
-    'red': 0,
-    'blue': 222,
-    'yellow': 52,
-    'green': 130,
-    'violet': 268,
-    'orange': 27,
-    'sky': 198,
-    'pink': 330,
-    'lime': 84,
-    'magenta': 298,
-    'teal': 172,
-}
+_HUES = ('red blue yellow green violet orange sky pink lime magenta teal').split()  # noqa
+_DEGREES = 0, 222, 52, 130, 268, 27, 198, 330, 84, 298, 172
 _TONES = {'': (0.74, 0.9), 'pale ': (0.36, 0.97), 'dark ': (0.78, 0.5)}
 COLOURS: dict[str, tuple[float, float, float]] = {
-    tone + hue: (_HUES[hue], *_TONES[tone]) for tone in _TONES for hue in _HUES
+    tone + hue: (degrees, *_TONES[tone])
+    for tone in _TONES
+    for hue, degrees in zip(_HUES, _DEGREES, strict=True)
 }
 
 
@@ -155,7 +121,7 @@ def class_names(count: int) -> tuple[str, ...]:
     return tuple(names[:count])
 
 
-def _check_range(what: str, value: int, low: int, high: int | None = None) -> None:
+def _check_range(what: str, value: int, low: int, high: int | None = None):
     if value < low or (high is not None and value > high):
         bounds = f'at least {low}' if high is None else f'{low} to {high}'
         raise ValueError(f'{what} must be {bounds}, not {value}')
@@ -187,20 +153,23 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        _check_range('the number of training pictures', self.train, 1)
-        _check_range('the number of validation pictures', self.val, 1)
-        for name, side in zip(('width', 'height'), self.size, strict=True):
-            _check_range(f'the {name} of a picture', side, MIN_SIDE, MAX_SIDE)
         low, high = self.objects
-        _check_range('the most objects in a picture', high, 1, MAX_OBJECTS)
-        _check_range('the least objects in a picture', low, 0, high)
-        _check_range('the number of classes', len(self.names), 1, MAX_CLASSES)
+        for what, *bounds in (
+            ('the number of training pictures', self.train, 1),
+            ('the number of validation pictures', self.val, 1),
+            ('the width of a picture', self.size[0], MIN_SIDE, MAX_SIDE),
+            ('the height of a picture', self.size[1], MIN_SIDE, MAX_SIDE),
+            ('the most objects in a picture', high, 1, MAX_OBJECTS),
+            ('the least objects in a picture', low, 0, high),
+            ('the number of classes', len(self.names), 1, MAX_CLASSES),
+            ('the seed', self.seed, 0),
+        ):
+            _check_range(what, *bounds)
         if not all(name.strip() for name in self.names):
             raise ValueError('a class name must not be empty')
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise ValueError(f'class names must differ, but {twice} occur repeatedly')
-        _check_range('the seed', self.seed, 0)
 
 
 # --- One picture
@@ -208,10 +177,12 @@ class Settings:
 
 @dataclass
 class PlacedObject:
-    """An object of a scene: its class, its window and its area.
+    """An object of a scene.
 
-    ``window`` holds the slices (y, x) of the samples around the object, ``area`` the
-    samples that the whole object covers, hidden and cropped ones included.
+    Attributes:
+        category_id: Its class.
+        window: Slices (y, x) of the pixels around it, its shadow included.
+        area: Of the whole object in pixels, what is hidden or cropped included.
     """
 
     category_id: int
@@ -219,130 +190,89 @@ class PlacedObject:
     area: float
 
 
-@dataclass
 class Scene:
-    """What lies where in a picture, known at several samples per pixel.
+    """What lies where in a picture.
 
     Attributes:
-        size: Width and height in pixels.
-        samples: Samples per pixel along each axis. Odd, so that one of them is the
-            centre of the pixel.
-        owner: Which object is visible at each sample, uint8 of shape
-            (samples * height, samples * width): 0 is the background, ``k`` the
-            ``k``-th object placed.
+        owner: Which object is visible at each pixel, uint8 of shape (height, width):
+            0 is the background, ``k`` the ``k``-th object placed.
         objects: The objects, the first one at the bottom.
     """
 
-    size: tuple[int, int]
-    objects: list[PlacedObject] = field(default_factory=list)
+    def __init__(self, size: tuple[int, int]):
+        self.owner = np.zeros(size[::-1], np.uint8)
+        self.objects: list[PlacedObject] = []
 
-    def __post_init__(self):
-        width, height = self.size
-        self.samples = 5 if max(self.size) <= 1024 else 3
-        self.owner = np.zeros((height * self.samples, width * self.samples), np.uint8)
-
-    def visible(self, k: int) -> np.ndarray:
-        """Which samples in its window show the ``k``-th object, counted from 1."""
-        return self.owner[self.objects[k - 1].window] == k
-
-    def add(self, category_id: int, outline: np.ndarray) -> bool:
+    def add(self, category_id: int, outline: np.ndarray) -> np.ndarray | None:
         """Lay an object on top, unless that spoils it or one below.
 
-        Of each object at least half must stay visible, without a hole, and in parts
-        none of which is a crumb.
+        Of each object at least half must stay visible, in parts none of which is a
+        crumb.
 
         Args:
             category_id: Class of the object.
             outline: Corners (N, 2) of the object, x and y in pixels.
 
         Returns:
-            Whether the object was placed; if not, the scene is as it was.
+            How much of each pixel in its window the object covers, float32 in 0..1, or
+            None if it was not placed; the scene is then as it was.
         """
-        y, x = window = self._window(outline)
+        # The margin leaves room for the shadow.
+        low, high = outline.min(axis=0), outline.max(axis=0)
+        margin, size = 2 + 0.2 * (high - low).max(), self.owner.shape[::-1]
+        starts = np.clip(np.floor(low - margin), 0, size).astype(int)
+        stops = np.clip(np.ceil(high + margin), 0, size).astype(int)
+        window = tuple(map(slice, starts[::-1], stops[::-1]))
+        cover = _coverage(outline - starts, stops - starts)
+
         view = self.owner[window]
-        mask = _fill(outline * self.samples - [x.start, y.start], view.shape)
         before = view.copy()
-        area = _polygon_area(outline) * self.samples**2
+        mask = cover > 0.5
+        area = cv2.contourArea(outline.astype(np.float32))
         self.objects.append(PlacedObject(category_id, window, area))
         view[mask] = len(self.objects)
         changed = {len(self.objects), *np.unique(before[mask]).tolist()} - {0}
         if all(map(self._acceptable, changed)):
-            return True
+            return cover
         view[:] = before
         self.objects.pop()
-        return False
-
-    def labels(self) -> np.ndarray:
-        """Label map, uint8 of shape (height, width), by what each centre shows."""
-        values = [1, *(1 + placed.category_id for placed in self.objects)]
-        centre = slice(self.samples // 2, None, self.samples)
-        return np.array(values, np.uint8)[self.owner[centre, centre]]
-
-    def polygons(self, k: int) -> list[np.ndarray]:
-        """Outlines (N, 2), in pixels, of the visible parts of the ``k``-th object."""
-        y, x = self.objects[k - 1].window
-        start = np.array([x.start, y.start])
-        contours, _ = _contours(self.visible(k))
-        return [
-            np.round((_simplify(contour) + start) / self.samples, 2)
-            for contour in contours
-        ]
-
-    def _window(self, outline: np.ndarray) -> tuple[slice, slice]:
-        # The margin leaves room for the shadow.
-        low, high = outline.min(axis=0), outline.max(axis=0)
-        margin = 2 + 0.2 * (high - low).max()
-        starts = np.clip(np.floor(low - margin), 0, self.size).astype(int)
-        stops = np.clip(np.ceil(high + margin), 0, self.size).astype(int)
-        x, y = (
-            slice(start * self.samples, stop * self.samples)
-            for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)
-        )
-        return y, x
+        return None
 
     def _acceptable(self, k: int) -> bool:
-        mask = self.visible(k)
-        contours, has_hole = _contours(mask)
-        areas = [cv2.contourArea(contour) for contour in contours]
-        return (
-            mask.sum() >= MIN_VISIBLE * self.objects[k - 1].area
-            and min(areas) >= MIN_PART * sum(areas)
-            and not has_hole
-        )
+        visible = self.owner[self.objects[k - 1].window] == k
+        stats = cv2.connectedComponentsWithStats(visible.view(np.uint8))[2]
+        parts = stats[1:, cv2.CC_STAT_AREA]  # without the background
+        least = max(MIN_VISIBLE * self.objects[k - 1].area, 1)
+        return parts.sum() >= least and parts.min() >= MIN_PART * parts.sum()
+
+    def labels(self) -> np.ndarray:
+        """Label map, uint8 of shape (height, width)."""
+        values = [1, *(1 + placed.category_id for placed in self.objects)]
+        return np.array(values, np.uint8)[self.owner]
+
+    def annotations(self) -> Iterator[dict]:
+        """Yield what COCO says of each object, but for the ids of it and its image."""
+        for k, placed in enumerate(self.objects, start=1):
+            mask = np.asfortranarray(self.owner == k, np.uint8)
+            code = coco_mask.encode(mask)
+            yield dict(
+                category_id=placed.category_id,
+                bbox=coco_mask.toBbox(code).tolist(),
+                area=int(coco_mask.area(code)),
+                segmentation=dict(code, counts=code['counts'].decode('ascii')),
+                iscrowd=0,
+            )
 
 
-def _fill(outline: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Mask of a shape (height, width) of the samples inside an outline (N, 2)."""
-    mask = np.zeros(shape, np.uint8)
+def _coverage(outline: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """How much of each pixel an outline (N, 2) covers, float32 (height, width)."""
+    width, height = size.tolist()
+    fine = np.zeros((height * SAMPLES, width * SAMPLES), np.uint8)
     bits = 4  # of fraction in the fixed-point coordinates
-    points = np.round((outline - 0.5) * 2**bits).astype(np.int32)
-    return cv2.fillPoly(mask, [points], 1, shift=bits).astype(bool)
-
-
-def _contours(mask: np.ndarray) -> tuple[tuple[np.ndarray, ...], bool]:
-    """Contours of a mask, along the edges of its samples, and whether it has a hole."""
-    # OpenCV joins the centres of samples, half a sample inside the edge. Going over to
-    # the corners of the samples makes the contour follow the edge itself.
-    corners = np.pad(mask.view(np.uint8), ((0, 1), (0, 1)))
-    corners = cv2.dilate(corners, np.ones((2, 2), np.uint8), anchor=(1, 1))
-    contours, hierarchy = cv2.findContours(
-        corners, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
-    )
-    has_hole = hierarchy is not None and bool((hierarchy[0, :, 3] >= 0).any())
-    return contours, has_hole
-
-
-def _simplify(contour: np.ndarray) -> np.ndarray:
-    """Fewer points (N, 2), within a sample or 0.1 % of the length of a contour."""
-    tolerance = max(1.0, 0.001 * cv2.arcLength(contour, True))
-    simple = cv2.approxPolyDP(contour, tolerance, True)
-    return (simple if len(simple) >= 3 else contour).reshape(-1, 2)
-
-
-def _polygon_area(points: np.ndarray) -> float:
-    """Area by the shoelace formula of a polygon (N, 2)."""
-    x, y = points.T
-    return abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+    points = np.round((outline * SAMPLES - 0.5) * 2**bits).astype(np.int32)
+    cv2.fillPoly(fine, [points], 255, shift=bits)
+    cover = cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA)
+    return cover.astype(np.float32) / 255
 
 
 def _random_direction(rng: np.random.Generator) -> np.ndarray:
@@ -387,50 +317,48 @@ def _background(
         saturation, value = rng.uniform(0.3, 0.5), rng.uniform(0.2, 0.32)
     start = _bgr(hue, saturation, value)
     stop = _bgr(hue + rng.uniform(-40, 40), saturation * 1.2, value * 0.85)
-    x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)[:, None]
-    cos, sin = _random_direction(rng)
-    ramp = ((cos * x + sin * y) / 3 + 0.5).astype(np.float32)[..., None]
-    blotches = np.zeros((height, width), np.float32)
+    cos, sin = _random_direction(rng) / 3
+    x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)
+    ramp = 0.5 + np.add.outer(sin * y, cos * x).astype(np.float32)
+    light = np.ones((height, width), np.float32)
     for cells, strength in ((3, 0.035), (7, 0.02), (16, 0.01)):
-        grid = rng.normal(0, strength, (cells, cells)).astype(np.float32)
-        blotches += cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
-    return (start + (stop - start) * ramp) * (1 + blotches[..., None])
+        blotches = rng.normal(0, strength, (cells, cells)).astype(np.float32)
+        light += cv2.resize(blotches, size, interpolation=cv2.INTER_CUBIC)
+    return (start + (stop - start) * ramp[..., None]) * light[..., None]
 
 
-def _cast_shadow(view: np.ndarray, whole: np.ndarray, scale: float) -> None:
-    """Darken a view (H, W, 3) to the lower right of an object of coverage (H, W)."""
-    size = whole.shape[::-1]
-    shift = np.array([[1, 0, 0.04 * scale], [0, 1, 0.06 * scale]])
-    shadow = cv2.warpAffine(whole, shift, size)
+def _paint(
+    image: np.ndarray,
+    window: tuple[slice, slice],
+    cover: np.ndarray,
+    outline: np.ndarray,
+    colour: np.ndarray,
+):
+    """Paint an object and its shadow in place, lit from the upper left.
+
+    Args:
+        image: Picture (H, W, 3) in 0..1.
+        window: The part of it around the object.
+        cover: How much of each pixel there the object covers.
+        outline: Corners (N, 2) of the object, in pixels of the picture.
+        colour: BGR in 0..1.
+    """
+    view, size = image[window], cover.shape[::-1]
+    scale = np.ptp(outline, axis=0).max()
+    aside = np.array([[1, 0, 0.04 * scale], [0, 1, 0.06 * scale]])
+    shadow = cv2.warpAffine(cover, aside, size)
     width = 2 * round(0.05 * scale) + 1
     for _ in range(2):  # two boxes make a tent, and cost the same at any width
         shadow = cv2.blur(shadow, (width, width))
     view *= 1 - 0.35 * shadow[..., None]
 
-
-def _paint(
-    image: np.ndarray, scene: Scene, outline: np.ndarray, colour: np.ndarray
-) -> None:
-    """Paint the top object of a scene, whose outline is given, in place."""
-    n = scene.samples
-    y, x = (slice(s.start // n, s.stop // n) for s in scene.objects[-1].window)
-    view = image[y, x]
-
-    def coverage(mask: np.ndarray) -> np.ndarray:
-        samples = mask.astype(np.float32)
-        return cv2.resize(samples, view.shape[1::-1], interpolation=cv2.INTER_AREA)
-
-    scale = np.ptp(outline, axis=0).max()
-    mask = scene.visible(len(scene.objects))
-    depth = cv2.distanceTransform(mask.view(np.uint8), cv2.DIST_L2, 5)
-    whole, inside = coverage(mask), coverage(depth > max(0.025 * scale * n, 1))
-    _cast_shadow(view, whole, scale)
+    depth = cv2.distanceTransform((cover > 0.5).view(np.uint8), cv2.DIST_L2, 5)
+    inside = np.clip(depth - 0.025 * scale, 0, 1)  # of a darker rim
     right, down = outline.mean(axis=0)
-    towards_light = np.add.outer(
-        down - np.arange(y.start, y.stop), right - np.arange(x.start, x.stop)
-    )
-    shade = (1 + 0.2 * towards_light / scale) * (0.68 + 0.32 * inside)
-    view += whole[..., None] * (colour * shade[..., None].astype(np.float32) - view)
+    y, x = (np.arange(s.start, s.stop) for s in window)
+    towards_light = np.add.outer(down - y, right - x).astype(np.float32)
+    shade = (1 + 0.2 / scale * towards_light) * (0.68 + 0.32 * inside)
+    view += cover[..., None] * (colour * shade[..., None] - view)
 
 
 def draw_picture(
@@ -463,14 +391,13 @@ def draw_picture(
             colour = hue, rng.uniform(0.5, 0.75), rng.uniform(0.72, 0.95)
         for _ in range(TRIES):
             outline = _random_outline(rng, shape, size)
-            if scene.add(category_id, outline):
-                _paint(image, scene, outline, _bgr(*colour))
+            if (cover := scene.add(category_id, outline)) is not None:
+                _paint(image, scene.objects[-1].window, cover, outline, _bgr(*colour))
                 break
         else:
             left_out.append(category_id)
     grain = rng.standard_normal(image.shape, np.float32)
-    image = np.clip(255 * image + 3 * grain, 0, 255).astype(np.uint8)
-    return image, scene, left_out
+    return np.clip(255 * image + 3 * grain, 0, 255).astype(np.uint8), scene, left_out
 
 
 # --- The data set
@@ -492,35 +419,17 @@ def draw_split(
         wanted = int(rng.integers(low, high + 1))
         while len(deck) < wanted:
             deck += (1 + deck_rng.permutation(classes)).tolist()
-        image, scene, left_out = draw_picture(
-            rng, settings.size, classes, deck[:wanted]
-        )
-        deck = left_out + deck[wanted:]
+        image, scene, left = draw_picture(rng, settings.size, classes, deck[:wanted])
+        deck = left + deck[wanted:]
         yield image_id, image, scene
 
 
-def _annotations(scene: Scene, image_id: int) -> Iterator[dict]:
-    """Yield the COCO annotations of a scene, without their ids."""
-    for k, placed in enumerate(scene.objects, start=1):
-        polygons = scene.polygons(k)
-        corners = np.concatenate(polygons)
-        low, high = corners.min(axis=0), corners.max(axis=0)
-        yield dict(
-            image_id=image_id,
-            category_id=placed.category_id,
-            bbox=np.round([*low, *(high - low)], 2).tolist(),
-            area=round(sum(map(_polygon_area, polygons)), 4),
-            segmentation=[polygon.ravel().tolist() for polygon in polygons],
-            iscrowd=0,
-        )
-
-
-def _write(path: Path, image: np.ndarray, options: tuple[int, ...] = ()) -> None:
+def _write(path: Path, image: np.ndarray, options: tuple[int, ...] = ()):
     _, data = cv2.imencode(path.suffix, image, options)
     path.write_bytes(data)
 
 
-def _link(link: Path, target: Path) -> None:
+def _link(link: Path, target: Path):
     """Make a relative link, or a copy where the file system has no links."""
     link.parent.mkdir(exist_ok=True)
     try:
@@ -529,43 +438,40 @@ def _link(link: Path, target: Path) -> None:
         shutil.copytree(target, link)
 
 
-def _write_split(
-    root: Path, split: str, settings: Settings, info: dict, progress: tqdm
-) -> None:
+def _json_file(root: Path, split: str) -> Path:
+    return root / f'annotations/instances_{SPLITS[split][0]}.json'
+
+
+def _write_split(root: Path, split: str, settings: Settings, progress: tqdm):
     """Write the pictures, the label maps and the annotations of a split."""
     coco, ade = SPLITS[split]
     pictures, labels = root / coco, root / 'annotations' / ade
     pictures.mkdir()
     labels.mkdir(parents=True)
     width, height = settings.size
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for image_id, image, scene in draw_split(settings, split):
-        picture = pictures / f'{image_id:012}.jpg'
-        _write(picture, image, JPEG_OPTIONS)
-        _write(labels / f'{image_id:012}.png', scene.labels())
+        name = f'{image_id:012}'
+        _write(pictures / f'{name}.jpg', image, JPEG_OPTIONS)
+        _write(labels / f'{name}.png', scene.labels())
         images.append(
-            dict(id=image_id, file_name=picture.name, width=width, height=height)
+            dict(id=image_id, file_name=f'{name}.jpg', width=width, height=height)
         )
-        for annotation in _annotations(scene, image_id):
-            annotations.append(dict(id=len(annotations) + 1, **annotation))
+        for annotation in scene.annotations():
+            ids = dict(id=len(annotations) + 1, image_id=image_id)
+            annotations.append(ids | annotation)
         progress.update()
-    categories = [
-        dict(id=category_id, name=name, supercategory='shape')
-        for category_id, name in enumerate(settings.names, start=1)
-    ]
+    names = enumerate(settings.names, start=1)
     data = dict(
-        info=info,
+        info=_info(settings),
         licenses=[],
         images=images,
         annotations=annotations,
-        categories=categories,
+        categories=[dict(id=k, name=name, supercategory='shape') for k, name in names],
     )
-    (root / _json_name(split)).write_text(json.dumps(data), encoding='utf-8')
+    _json_file(root, split).write_text(json.dumps(data), encoding='utf-8')
     _link(root / 'images' / ade, pictures)
-
-
-def _json_name(split: str) -> str:
-    return f'annotations/instances_{SPLITS[split][0]}.json'
 
 
 def _info(settings: Settings) -> dict:
@@ -576,48 +482,25 @@ def _info(settings: Settings) -> dict:
 def _read_info(root: Path) -> dict | None:
     """The ``info`` of a data set of ours, None of anything else."""
     try:
-        text = (root / _json_name('val')).read_text(encoding='utf-8')
-        info = json.loads(text)['info']
+        info = json.loads(_json_file(root, 'val').read_text(encoding='utf-8'))['info']
         return info if info['description'] == DESCRIPTION else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _file_names(settings: dict) -> set[str]:
-    """Relative names of all files of a data set, links followed."""
-    names = set()
-    for split, (coco, ade) in SPLITS.items():
-        names.add(_json_name(split))
-        for image_id in range(1, settings[split] + 1):
-            stem = f'{image_id:012}'
-            names |= {f'{coco}/{stem}.jpg', f'images/{ade}/{stem}.jpg'}
-            names.add(f'annotations/{ade}/{stem}.png')
-    return names
-
-
-def _refuse_foreign(root: Path) -> None:
-    """Raise FileExistsError if a folder holds a file that this module did not write."""
-    if not root.exists():
-        return
-    if not root.is_dir():
-        raise FileExistsError(f'{root} is a file; name a folder')
-    info = _read_info(root)
-    ours = _file_names(info['settings']) if info else set()
-    files = (p.relative_to(root).as_posix() for p in root.rglob('*') if p.is_file())
-    foreign = sorted(set(files) - ours)
-    if foreign:
-        raise FileExistsError(
-            f'{root} holds files that are not of this tool, such as {foreign[0]}; '
-            'name a new folder, an empty one, or one that this tool has filled'
-        )
-
-
-def is_up_to_date(out: str | Path, settings: Settings) -> bool:
-    """Whether a folder holds all files of exactly these settings."""
-    names = _file_names(asdict(settings))
-    return _read_info(Path(out)) == _info(settings) and all(
-        (Path(out) / name).is_file() for name in names
-    )
+def _files(root: Path, info: dict | None) -> set[Path]:
+    """All files of a data set of ours, links followed."""
+    files = set()
+    for split, (coco, ade) in SPLITS.items() if info else ():
+        files.add(_json_file(root, split))
+        for image_id in range(1, info['settings'][split] + 1):
+            name = f'{image_id:012}'
+            files |= {
+                root / coco / f'{name}.jpg',
+                root / 'images' / ade / f'{name}.jpg',
+            }
+            files.add(root / 'annotations' / ade / f'{name}.png')
+    return files
 
 
 def make_shapes(out: str | Path, settings: Settings | None = None) -> bool:
@@ -635,9 +518,21 @@ def make_shapes(out: str | Path, settings: Settings | None = None) -> bool:
     """
     settings = settings or Settings()
     out = Path(out).resolve()
-    if is_up_to_date(out, settings):
+    info = _read_info(out)
+    ours = _files(out, info)
+    if info == _info(settings) and all(file.is_file() for file in ours):
         return False
-    _refuse_foreign(out)
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f'{out} is a file; name a folder')
+    foreign = sorted(
+        file for file in out.rglob('*') if file.is_file() and file not in ours
+    )
+    if foreign:
+        raise FileExistsError(
+            f'{out} holds files that are not of this tool, such as '
+            f'{foreign[0].relative_to(out).as_posix()}; name a new folder, an empty '
+            'one, or one that this tool has filled'
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     # Work beside the folder and swap at the end: an interrupted run leaves no folder
     # that could be mistaken for a complete one.
@@ -646,7 +541,7 @@ def make_shapes(out: str | Path, settings: Settings | None = None) -> bool:
         new.mkdir()
         with tqdm(total=settings.train + settings.val, unit='img', disable=None) as bar:
             for split in SPLITS:
-                _write_split(new, split, settings, _info(settings), bar)
+                _write_split(new, split, settings, bar)
         if out.exists():
             out.rename(old)
         new.rename(out)
@@ -658,68 +553,56 @@ def make_shapes(out: str | Path, settings: Settings | None = None) -> bool:
 
 def _pair(text: str, separator: str, example: str) -> tuple[int, int]:
     """Two whole numbers about a separator; a single number stands for both."""
-    numbers = text.split(separator)
+    numbers = text.lower().split(separator)
     if len(numbers) > 2 or not all(n.isascii() and n.isdigit() for n in numbers):
         raise argparse.ArgumentTypeError(f'{text!r} is not like {example}')
     return int(numbers[0]), int(numbers[-1])
 
 
-def _size(text: str) -> tuple[int, int]:
-    return _pair(text.lower(), 'x', '160 or 192x128')
-
-
-def _range(text: str) -> tuple[int, int]:
-    return _pair(text, '-', '3 or 1-5')
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The command line; its defaults are those of ``Settings``."""
-    default = Settings()
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         description='Draw pictures of shapes, annotated in the layout of COCO '
         '(instances) and of ADE20K (label maps) at once.',
     )
-    add = parser.add_argument
-    add('out', metavar='OUT', help='folder to make; must be new, empty or made by this')
-    add(
-        '--train',
-        type=int,
-        default=default.train,
-        metavar='N',
-        help='number of training pictures (default: %(default)s)',
+    default = Settings()
+    size = partial(_pair, separator='x', example='160 or 192x128')
+    objects = partial(_pair, separator='-', example='3 or 1-5')
+    classes = parser.add_mutually_exclusive_group()
+
+    def add(name, kind, initial, metavar, text, to=parser):
+        text += ' (default: %(default)s)'
+        to.add_argument(name, type=kind, default=initial, metavar=metavar, help=text)
+
+    parser.add_argument(
+        'out', metavar='OUT', help='folder to make; must be new, empty or made by this'
     )
-    add(
-        '--val',
-        type=int,
-        default=default.val,
-        metavar='N',
-        help='number of validation pictures, at least 1 (default: %(default)s)',
-    )
+    add('--train', int, default.train, 'N', 'number of training pictures')
+    add('--val', int, default.val, 'N', 'number of validation pictures, at least 1')
     add(
         '--size',
-        type=_size,
-        default=default.size,
-        metavar='N or WxH',
-        help=f'side, or width and height, in pixels, {MIN_SIDE} to {MAX_SIDE} each '
-        f'(default: {"x".join(map(str, default.size))})',
+        size,
+        'x'.join(map(str, default.size)),
+        'N or WxH',
+        f'side, or width and height, in pixels, {MIN_SIDE} to {MAX_SIDE} each',
     )
     add(
         '--objects',
-        type=_range,
-        default=default.objects,
-        metavar='MIN-MAX',
-        help=f'objects per picture, at most {MAX_OBJECTS}; fewer where there is no '
-        f'room for more (default: {"-".join(map(str, default.objects))})',
+        objects,
+        '-'.join(map(str, default.objects)),
+        'MIN-MAX',
+        f'objects per picture, at most {MAX_OBJECTS}; fewer where there is no room for '
+        'more',
     )
-    classes = parser.add_mutually_exclusive_group()
-    classes.add_argument(
+    add(
         '--classes',
-        type=int,
-        default=len(default.names),
-        metavar='N',
-        help=f'number of classes, at most {MAX_CLASSES}: up to {len(SHAPES)} differ '
-        'in shape, more in shape and colour (default: %(default)s)',
+        int,
+        len(default.names),
+        'N',
+        f'number of classes, at most {MAX_CLASSES}: up to {len(SHAPES)} differ in '
+        'shape, more in shape and colour',
+        classes,
     )
     classes.add_argument(
         '--class-names',
@@ -727,51 +610,34 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='NAME',
         help=f'names for the classes (default: {" ".join(default.names)})',
     )
-    add(
-        '--seed',
-        type=int,
-        default=default.seed,
-        metavar='N',
-        help='the same seed gives the same files (default: %(default)s)',
-    )
+    add('--seed', int, default.seed, 'N', 'the same seed gives the same files')
     return parser
 
 
 def _report(out: Path, settings: Settings) -> str:
-    objects = {}
+    counts = []
     for split in SPLITS:
-        data = json.loads((out / _json_name(split)).read_text(encoding='utf-8'))
-        objects[split] = len(data['annotations'])
+        data = json.loads(_json_file(out, split).read_text(encoding='utf-8'))
+        pictures, objects = len(data['images']), len(data['annotations'])
+        counts.append(f'{split}: {pictures} pictures, {objects} objects')
     width, height = settings.size
-    names = ', '.join(settings.names[:8])
-    if len(settings.names) > 8:
-        names += ', ...'
+    names = ', '.join(settings.names[:8]) + ', ...' * (len(settings.names) > 8)
     return (
-        f'  train: {settings.train} pictures, {objects["train"]} objects; '
-        f'val: {settings.val} pictures, {objects["val"]} objects; {width}x{height}\n'
+        f'  {"; ".join(counts)}; {width}x{height}\n'
         f'  classes ({len(settings.names)}): {names}'
     )
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None):
     """Run the command line; exit with 2 and a message if it asks the impossible."""
     parser = build_parser()
-    args = parser.parse_args(argv)
-    out = Path(args.out)
+    options = vars(parser.parse_args(argv))
+    out = Path(options.pop('out'))
+    names, count = options.pop('class_names'), options.pop('classes')
     try:
-        settings = Settings(
-            train=args.train,
-            val=args.val,
-            size=args.size,
-            objects=args.objects,
-            names=tuple(args.class_names or class_names(args.classes)),
-            seed=args.seed,
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    try:
+        settings = Settings(**options, names=tuple(names or class_names(count)))
         written = make_shapes(out, settings)
-    except OSError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         parser.exit(130, f'{parser.prog}: stopped: {out} is as it was\n')
