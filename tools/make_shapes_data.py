@@ -98,13 +98,11 @@ SHAPES: dict[str, np.ndarray] = {
 }
 
 # Hue in degrees, saturation and value of HSV. Neighbours in the list differ most.
-_HUES = ('red blue yellow green violet orange sky pink lime magenta teal').split()  # noqa
-_DEGREES = 0, 222, 52, 130, 268, 27, 198, 330, 84, 298, 172
+_HUES = dict(red=0, blue=222, yellow=52, green=130, violet=268, orange=27, sky=198)
+_HUES |= dict(pink=330, lime=84, magenta=298, teal=172)
 _TONES = {'': (0.74, 0.9), 'pale ': (0.36, 0.97), 'dark ': (0.78, 0.5)}
 COLOURS: dict[str, tuple[float, float, float]] = {
-    tone + hue: (degrees, *_TONES[tone])
-    for tone in _TONES
-    for hue, degrees in zip(_HUES, _DEGREES, strict=True)
+    tone + hue: (_HUES[hue], *_TONES[tone]) for tone in _TONES for hue in _HUES
 }
 
 
@@ -308,7 +306,7 @@ def _appearance(category_id: int, classes: int) -> tuple[np.ndarray, tuple | Non
 def _background(
     rng: np.random.Generator, hue: float, size: tuple[int, int]
 ) -> np.ndarray:
-    """A quiet gradient between two near hues, with soft blotches; (H, W, 3) in 0..1."""
+    """A quiet gradient between two near hues, with soft blotches; (3, H, W) in 0..1."""
     width, height = size
     if rng.random() < 0.6:
         saturation, value = rng.uniform(0.06, 0.2), rng.uniform(0.86, 0.97)
@@ -324,7 +322,10 @@ def _background(
     for cells, strength in ((3, 0.035), (7, 0.02), (16, 0.01)):
         blotches = rng.normal(0, strength, (cells, cells)).astype(np.float32)
         light += cv2.resize(blotches, size, interpolation=cv2.INTER_CUBIC)
-    return (start + (stop - start) * ramp[..., None]) * light[..., None]
+    colours = zip(start, stop, strict=True)
+    return np.stack(
+        [(first + (last - first) * ramp) * light for first, last in colours]
+    )
 
 
 def _paint(
@@ -337,20 +338,18 @@ def _paint(
     """Paint an object and its shadow in place, lit from the upper left.
 
     Args:
-        image: Picture (H, W, 3) in 0..1.
+        image: Picture (3, H, W) in 0..1.
         window: The part of it around the object.
         cover: How much of each pixel there the object covers.
         outline: Corners (N, 2) of the object, in pixels of the picture.
         colour: BGR in 0..1.
     """
-    view, size = image[window], cover.shape[::-1]
     scale = np.ptp(outline, axis=0).max()
     aside = np.array([[1, 0, 0.04 * scale], [0, 1, 0.06 * scale]])
-    shadow = cv2.warpAffine(cover, aside, size)
+    shadow = cv2.warpAffine(cover, aside, cover.shape[::-1])
     width = 2 * round(0.05 * scale) + 1
     for _ in range(2):  # two boxes make a tent, and cost the same at any width
         shadow = cv2.blur(shadow, (width, width))
-    view *= 1 - 0.35 * shadow[..., None]
 
     depth = cv2.distanceTransform((cover > 0.5).view(np.uint8), cv2.DIST_L2, 5)
     inside = np.clip(depth - 0.025 * scale, 0, 1)  # of a darker rim
@@ -358,7 +357,11 @@ def _paint(
     y, x = (np.arange(s.start, s.stop) for s in window)
     towards_light = np.add.outer(down - y, right - x).astype(np.float32)
     shade = (1 + 0.2 / scale * towards_light) * (0.68 + 0.32 * inside)
-    view += cover[..., None] * (colour * shade[..., None] - view)
+    darker = 1 - 0.35 * shadow
+    for plane, value in zip(image, colour, strict=True):
+        view = plane[window]
+        view *= darker
+        view += cover * (value * shade - view)
 
 
 def draw_picture(
@@ -396,8 +399,8 @@ def draw_picture(
                 break
         else:
             left_out.append(category_id)
-    grain = rng.standard_normal(image.shape, np.float32)
-    return np.clip(255 * image + 3 * grain, 0, 255).astype(np.uint8), scene, left_out
+    image = 255 * image + 3 * rng.standard_normal(image.shape[1:], np.float32)
+    return cv2.merge([*np.clip(image, 0, 255).astype(np.uint8)]), scene, left_out
 
 
 # --- The data set
@@ -636,8 +639,11 @@ def main(argv: list[str] | None = None):
     names, count = options.pop('class_names'), options.pop('classes')
     try:
         settings = Settings(**options, names=tuple(names or class_names(count)))
+    except ValueError as error:
+        parser.error(str(error))
+    try:
         written = make_shapes(out, settings)
-    except (ValueError, OSError) as error:
+    except OSError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         parser.exit(130, f'{parser.prog}: stopped: {out} is as it was\n')

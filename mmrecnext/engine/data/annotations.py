@@ -32,11 +32,13 @@ class Needs:
 
     Attributes:
         masks: whether masks are loaded.
+        polygons: whether some who load them take polygons alone.
         scores: whether predictions are measured against it.
         mask_scores: whether predicted masks are.
     """
 
     masks: bool = False
+    polygons: bool = False
     scores: bool = False
     mask_scores: bool = False
 
@@ -224,11 +226,18 @@ def _count(annotation: dict, content: Content, needs: Needs) -> str | None:
     image = content.images[annotation['image_id']]
     reason = _reason_to_leave_out(annotation, image)
     if reason is None and needs.masks:
-        fault, reason = mask_faults(annotation.get('segmentation'), image)
+        mask = annotation.get('segmentation')
+        fault, reason = mask_faults(mask, image)
         if fault is None and reason and needs.mask_scores:
             fault = reason
         if fault is not None:
             return fault
+        crowd = annotation.get('iscrowd') or annotation.get('ignore')
+        if needs.polygons and isinstance(mask, dict) and not crowd:
+            reason = (
+                'a run-length encoding as `segmentation`, where `LoadAnnotations` of '
+                '`poly2mask=False` takes polygons alone; leave `poly2mask` out'
+            )
     if reason is not None:
         content.left_out[reason].append(annotation['id'])
     elif annotation.get('iscrowd') or annotation.get('ignore'):

@@ -97,8 +97,11 @@ def _readers(cfg: Config, split: str) -> Iterator[Reader]:
     ]
     kinds = [kind for m in metrics for kind in _listed(m.get('metric', 'bbox'))]
     for dataset, kind, file in _read_as_coco(loader.get('dataset')):
-        measured = Needs(True, True, True) if 'segm' in kinds else Needs(scores=True)
-        loaded = Needs(masks=any(n.get('with_mask') for n in nodes(dataset)))
+        segm = 'segm' in kinds
+        measured = Needs(masks=segm, scores=True, mask_scores=segm)
+        loading = [node for node in nodes(dataset) if node.get('with_mask')]
+        polygons = any(not node.get('poly2mask', True) for node in loading)
+        loaded = Needs(masks=bool(loading), polygons=polygons)
         files = {m.get('ann_file') or file for m in metrics}
         needs = _union([loaded, *([measured] if file in files else [])])
         given = 'classes' in dict(dataset.get('metainfo') or {})
