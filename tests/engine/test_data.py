@@ -267,6 +267,32 @@ class TestAnnotations:
         # In training MMDetection ignores the object, in an evaluation it fails.
         refuse(make(edit_val=edit), 'val.json', r'\(id 22\).*no polygon of three')
 
+    @pytest.mark.parametrize('crowd', [0, 1])
+    def test_encodings_where_polygons_alone_are_taken(self, crowd, make, said):
+        mask = dict(size=[HEIGHT, WIDTH], counts=[0, HEIGHT * WIDTH])
+        edit = change('annotations', 3, segmentation=mask, iscrowd=crowd)
+        cfg = make(edit, edit)
+        check_data(cfg, ('train', 'val'))
+        assert not said
+        for split in ('train', 'val'):
+            cfg[f'{split}_dataloader'].dataset.pipeline[1].poly2mask = False
+        check_data(cfg, ('train', 'val'))
+        told = [line for line in said if 'run-length' in line]
+        assert len(told) == 1 - crowd
+        for line in told:
+            assert re.search(r'train.json: .* 1 annotations \(id 22\)', line)
+            assert 'poly2mask=False' in line and '\n' not in line
+        # So MMDetection does:
+        sample = Runner.build_dataloader(cfg.train_dataloader).dataset[1]
+        assert sample['gt_ignore_flags'].tolist() == [False, True]
+
+    def test_nothing_but_encodings_where_polygons_alone_are_taken(self, make):
+        mask = dict(size=[HEIGHT, WIDTH], counts=[0, HEIGHT * WIDTH])
+        cfg = make(lambda c: [a.update(segmentation=mask) for a in c['annotations']])
+        check_data(cfg, ('train',))
+        cfg.train_dataloader.dataset.pipeline[1].poly2mask = False
+        refuse(cfg, 'nothing to train on: .*run-length.*leave `poly2mask` out')
+
     def test_masks_may_lack_where_none_are_loaded(self, make, said):
         edit = change('annotations', 3, segmentation=None)
         check_data(make(edit, edit, masks=False), ('train', 'val'))

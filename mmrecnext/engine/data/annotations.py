@@ -32,7 +32,7 @@ class Needs:
 
     Attributes:
         masks: whether masks are loaded.
-        polygons: whether some who load them take polygons alone.
+        polygons: whether those who train take polygons alone for masks.
         scores: whether predictions are measured against it.
         mask_scores: whether predicted masks are.
     """
@@ -224,6 +224,7 @@ def _count(annotation: dict, content: Content, needs: Needs) -> str | None:
     category = annotation['category_id']
     content.annotated[category].add(annotation['image_id'])
     image = content.images[annotation['image_id']]
+    crowd = annotation.get('iscrowd') or annotation.get('ignore')
     reason = _reason_to_leave_out(annotation, image)
     if reason is None and needs.masks:
         mask = annotation.get('segmentation')
@@ -232,7 +233,6 @@ def _count(annotation: dict, content: Content, needs: Needs) -> str | None:
             fault = reason
         if fault is not None:
             return fault
-        crowd = annotation.get('iscrowd') or annotation.get('ignore')
         if needs.polygons and isinstance(mask, dict) and not crowd:
             reason = (
                 'a run-length encoding as `segmentation`, where `LoadAnnotations` of '
@@ -240,7 +240,7 @@ def _count(annotation: dict, content: Content, needs: Needs) -> str | None:
             )
     if reason is not None:
         content.left_out[reason].append(annotation['id'])
-    elif annotation.get('iscrowd') or annotation.get('ignore'):
+    elif crowd:
         content.crowds += 1
     else:
         content.objects[category] += 1

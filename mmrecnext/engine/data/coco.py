@@ -71,12 +71,14 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]):
             readers[reader.file].append(reader)
     images: dict[str, dict[Any, str]] = {}
     objects: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    reasons: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for file, group in readers.items():
         content = read_annotations(file, _union([reader.needs for reader in group]))
         for reader in group:
             _check_reader(reader, content)
             if reader.file == reader.dataset_file:
                 objects[reader.split].update(_by_name(content, reader.classes))
+                reasons[reader.split].update(dict.fromkeys(content.left_out))
         _tell_left_out(file, content)
         images[file] = {
             key: image['file_name'] for key, image in content.images.items()
@@ -85,7 +87,7 @@ def check_annotations(cfg: Config, splits: tuple[str, ...]):
         for reader in group:
             _check_same_pictures(reader, images)
     for split in objects:
-        _check_objects(cfg, split, objects[split], readers)
+        _check_objects(cfg, split, objects[split], readers, [*reasons[split]])
 
 
 def _readers(cfg: Config, split: str) -> Iterator[Reader]:
@@ -100,8 +102,8 @@ def _readers(cfg: Config, split: str) -> Iterator[Reader]:
         segm = 'segm' in kinds
         measured = Needs(masks=segm, scores=True, mask_scores=segm)
         loading = [node for node in nodes(dataset) if node.get('with_mask')]
-        polygons = any(not node.get('poly2mask', True) for node in loading)
-        loaded = Needs(masks=bool(loading), polygons=polygons)
+        alone = any(not node.get('poly2mask', True) for node in loading)
+        loaded = Needs(masks=bool(loading), polygons=alone and split == 'train')
         files = {m.get('ann_file') or file for m in metrics}
         needs = _union([loaded, *([measured] if file in files else [])])
         given = 'classes' in dict(dataset.get('metainfo') or {})
@@ -231,7 +233,9 @@ def _check_same_pictures(reader: Reader, images: dict[str, dict]):
         )
 
 
-def _check_objects(cfg: Config, split: str, objects: Counter, readers: dict):
+def _check_objects(
+    cfg: Config, split: str, objects: Counter, readers: dict, reasons: list[str]
+):
     """Name classes of which a split has nothing; training takes one object at least."""
     group = [r for rs in readers.values() for r in rs if r.split == split]
     files = list(dict.fromkeys(reader.dataset_file for reader in group))
@@ -243,8 +247,7 @@ def _check_objects(cfg: Config, split: str, objects: Counter, readers: dict):
     if everything and split == 'train':
         raise DataError(
             f'nothing to train on: {brief(files)} has no object of any class once '
-            'crowds (`iscrowd` 1, which are ignored) and boxes without area are left '
-            'out'
+            f'{" and ".join(["crowds (`iscrowd` 1)", *reasons])} are left out'
         )
     if absent:
         what = 'any class' if everything else brief(absent, 10)
