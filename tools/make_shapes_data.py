@@ -215,11 +215,11 @@ class Scene:
             How much of each pixel in its window the object covers, float32 in 0..1, or
             None if it was not placed; the scene is then as it was.
         """
-        # The margin leaves room for the shadow.
+        # The margin leaves room for the shadow, which falls to the lower right.
         low, high = outline.min(axis=0), outline.max(axis=0)
-        margin, size = 2 + 0.2 * (high - low).max(), self.owner.shape[::-1]
-        starts = np.clip(np.floor(low - margin), 0, size).astype(int)
-        stops = np.clip(np.ceil(high + margin), 0, size).astype(int)
+        scale, size = (high - low).max(), self.owner.shape[::-1]
+        starts = np.clip(np.floor(low - 2 - 0.07 * scale), 0, size).astype(int)
+        stops = np.clip(np.ceil(high + 2 + 0.17 * scale), 0, size).astype(int)
         window = tuple(map(slice, starts[::-1], stops[::-1]))
         cover = _coverage(outline - starts, stops - starts)
 
