@@ -84,12 +84,12 @@ SERVER = ForkServer(*PRELOADED)
 def run_tool(*command, cwd=ROOT, **env) -> subprocess.CompletedProcess:
     """Run a tool of the repository (``tools/...``) or a module (``-m ...``).
 
-    A tool in the environment of the tests is forked from ``SERVER``; all else starts
-    Python.
+    A tool in the environment of the tests, but for what it reads as it prints, is
+    forked from ``SERVER``; all else starts Python.
     """
     name, *args = map(str, command)
-    if name.startswith('tools/') and not env:
-        return SERVER.run([ROOT / name, *args], cwd, OMP_NUM_THREADS='1')
+    if name.startswith('tools/') and env.keys() <= {'COLUMNS'}:
+        return SERVER.run([ROOT / name, *args], cwd, OMP_NUM_THREADS='1', **env)
     target = [str(ROOT / name)] if name.startswith('tools/') else [name]
     return subprocess.run(
         [sys.executable, *target, *args],

@@ -136,7 +136,6 @@ def test_tool(tmp_path):
     result = run_tool(
         *('tools/benchmark.py', 'm0', *options, '--repeats', 3, '--markdown'),
         *('--out', out, '--picture', picture),
-        OMP_NUM_THREADS='1',
     )
     assert result.returncode == 0, result.stderr
     assert '| m0 | original | nchw |' in result.stdout
