@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PY = $(BIN)/python
 
-.PHONY: help env data demo demo-seg test-fast test lint api clean
+.PHONY: help env data demo demo-seg test-fast test coverage lint api clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,10 @@ test-fast: env  ## run one case of each quick test, within two minutes
 
 test: env  ## run all tests
 	$(PY) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+coverage: env  ## run the quick tests and tell which lines of the package they reach
+	$(PY) -m pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder \
+	    --cov --cov-report term
 
 lint: env  ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ from tests.helpers import PRELOADED, ROOT
 SIDE = 128  # of images, in pixels: two of the coarsest map, for batch norms to train
 BATCH = 2
 STEPS = 2  # of training
-REGIONS = 64  # of an image that the heads of a detector train with
+REGIONS = 8  # of an image, for the heads of a detector to look at
 
 # What the commands of the docs import, ours too: they are many.
 SERVER = ForkServer(
@@ -63,6 +63,8 @@ def smaller(cfg: Config, steps: int = STEPS) -> list[str]:
         options['model.data_preprocessor.size'] = (SIDE, SIDE)
     if 'sampler' in ((cfg.model.get('train_cfg') or {}).get('rcnn') or {}):
         options['model.train_cfg.rcnn.sampler.num'] = REGIONS
+        for part in ('train_cfg.rpn_proposal', 'test_cfg.rpn', 'test_cfg.rcnn'):
+            options[f'model.{part}.max_per_img'] = REGIONS
     return [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
 
 
