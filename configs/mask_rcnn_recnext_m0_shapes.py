@@ -1,4 +1,10 @@
-# Mask R-CNN with light heads on the shapes of tools/make_shapes_data.py, for a CPU.
+# Mask R-CNN with light heads on the shapes of tools/make_shapes_data.py, for a CPU:
+# tools/dist_train.sh configs/mask_rcnn_recnext_m0_shapes.py 2 trains in two processes,
+# whose many small operations a second core does sooner than a second thread.
+#
+# A short training from nothing learns what shape it sees from boxes that sit well, and
+# hardly from those that hold half of it: the RPN weighs its boxes more, and a region is
+# of an object from an IoU of 0.75 on.
 _base_ = './mask_rcnn_recnext_m3_coco.py'
 
 data_root = 'data/shapes/'
@@ -26,10 +32,16 @@ model = dict(
         in_channels=width,
         feat_channels=width,
         anchor_generator=dict(scales=[6], strides=[4, 8, 16, 32]),
+        loss_bbox=dict(loss_weight=8.0),
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
-        bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=5),
+        bbox_head=dict(
+            in_channels=width,
+            fc_out_channels=256,
+            num_classes=5,
+            reg_class_agnostic=True,
+        ),
         mask_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
         mask_head=dict(
             num_convs=2,
@@ -42,7 +54,10 @@ model = dict(
     train_cfg=dict(
         rpn=dict(sampler=dict(num=128)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=32)),
+        rcnn=dict(
+            assigner=dict(pos_iou_thr=0.75, min_pos_iou=0.75),
+            sampler=dict(num=64, pos_fraction=0.5),
+        ),
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=20)),
 )
@@ -65,7 +80,7 @@ test_pipeline = [
 ]
 shapes = dict(data_root=data_root, metainfo=dict(classes=classes, palette=palette))
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,  # in each of two processes
     num_workers=0,
     persistent_workers=False,
     dataset=dict(
@@ -82,10 +97,10 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-max_epochs = 24
+max_epochs = 12
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
-    optimizer=dict(lr=2.5e-3), clip_grad=dict(max_norm=10.0, norm_type=2)
+    optimizer=dict(lr=2.5e-3, fused=True), clip_grad=dict(max_norm=10.0, norm_type=2)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -40,7 +40,6 @@ MAX_OBJECTS = 100
 MAX_CLASSES = 253
 
 SAMPLES = 4  # per pixel and axis, of which the coverage of a pixel is told
-MIN_SCALE, MAX_SCALE = 1 / 7, 1 / 2  # of an object, in short sides of the picture
 MIN_VISIBLE = 0.5  # of the area of an object
 MIN_PART = 0.05  # of what is visible, for each of its parts: no crumbs
 TRIES = 20  # to find a place for an object
@@ -135,6 +134,8 @@ class Settings:
         size: Width and height of a picture in pixels, each 32 to 4096.
         objects: Least and most objects that a picture is given, 0 to 100. It may hold
             fewer than the least where there was no room for them.
+        sides: Length of the smallest and of the largest object, in percent of the
+            shorter side of a picture, 5 to 90.
         names: Class names. They do not decide the looks: up to 8 classes differ in
             shape alone and have any colour, more differ in shape and colour.
         seed: Seed of the random numbers, from 0.
@@ -147,6 +148,7 @@ class Settings:
     val: int = 40
     size: tuple[int, int] = (160, 160)
     objects: tuple[int, int] = (1, 5)
+    sides: tuple[int, int] = (14, 50)
     names: tuple[str, ...] = class_names(5)
     seed: int = 0
 
@@ -159,6 +161,8 @@ class Settings:
             ('the height of a picture', self.size[1], MIN_SIDE, MAX_SIDE),
             ('the most objects in a picture', high, 1, MAX_OBJECTS),
             ('the least objects in a picture', low, 0, high),
+            ('the largest object in percent', self.sides[1], 5, 90),
+            ('the smallest object in percent', self.sides[0], 5, self.sides[1]),
             ('the number of classes', len(self.names), 1, MAX_CLASSES),
             ('the seed', self.seed, 0),
         ):
@@ -280,10 +284,11 @@ def _random_direction(rng: np.random.Generator) -> np.ndarray:
 
 
 def _random_outline(
-    rng: np.random.Generator, shape: np.ndarray, size: tuple[int, int]
+    rng: np.random.Generator, shape: np.ndarray, settings: Settings
 ) -> np.ndarray:
     """A unit shape (N, 2) turned, scaled and placed somewhere in a picture."""
-    scale = min(size) * np.exp(rng.uniform(np.log(MIN_SCALE), np.log(MAX_SCALE)))
+    size = settings.size
+    scale = min(size) / 100 * np.exp(rng.uniform(*np.log(settings.sides)))
     cos, sin = _random_direction(rng)
     margin = 0.3 * scale
     centre = rng.uniform([margin, margin], np.array(size) - margin)
@@ -365,17 +370,13 @@ def _paint(
 
 
 def draw_picture(
-    rng: np.random.Generator,
-    size: tuple[int, int],
-    classes: int,
-    category_ids: list[int],
+    rng: np.random.Generator, settings: Settings, category_ids: list[int]
 ) -> tuple[np.ndarray, Scene, list[int]]:
     """Draw one picture.
 
     Args:
         rng: Random numbers.
-        size: Width and height in pixels.
-        classes: Number of classes in the data set.
+        settings: Those of the data set.
         category_ids: Class, from 1, of each object wanted, the first at the bottom.
 
     Returns:
@@ -383,17 +384,17 @@ def draw_picture(
         of the objects for which there was no room.
     """
     theme = rng.uniform(0, 360)
-    image = _background(rng, theme, size)
-    scene = Scene(size)
+    image = _background(rng, theme, settings.size)
+    scene = Scene(settings.size)
     left_out = []
     for index, category_id in enumerate(category_ids):
-        shape, colour = _appearance(category_id, classes)
+        shape, colour = _appearance(category_id, len(settings.names))
         if colour is None:
             # Steps of the golden angle keep the hues of a picture apart.
             hue = theme + 60 + 137.5 * index + rng.uniform(-20, 20)
             colour = hue, rng.uniform(0.5, 0.75), rng.uniform(0.72, 0.95)
         for _ in range(TRIES):
-            outline = _random_outline(rng, shape, size)
+            outline = _random_outline(rng, shape, settings)
             if (cover := scene.add(category_id, outline)) is not None:
                 _paint(image, scene.objects[-1].window, cover, outline, _bgr(*colour))
                 break
@@ -411,7 +412,6 @@ def draw_split(
 ) -> Iterator[tuple[int, np.ndarray, Scene]]:
     """Yield the id, the picture (uint8 BGR) and the scene of each of a split."""
     key = (settings.seed, list(SPLITS).index(split))
-    classes = len(settings.names)
     # The classes come from shuffled decks dealt out one after another, so that each
     # occurs as soon as there are as many objects as classes.
     deck_rng = np.random.default_rng((*key, 0))
@@ -421,8 +421,8 @@ def draw_split(
         rng = np.random.default_rng((*key, image_id))
         wanted = int(rng.integers(low, high + 1))
         while len(deck) < wanted:
-            deck += (1 + deck_rng.permutation(classes)).tolist()
-        image, scene, left = draw_picture(rng, settings.size, classes, deck[:wanted])
+            deck += (1 + deck_rng.permutation(len(settings.names))).tolist()
+        image, scene, left = draw_picture(rng, settings, deck[:wanted])
         deck = left + deck[wanted:]
         yield image_id, image, scene
 
@@ -597,6 +597,13 @@ def build_parser() -> argparse.ArgumentParser:
         'MIN-MAX',
         f'objects per picture, at most {MAX_OBJECTS}; fewer where there is no room for '
         'more',
+    )
+    add(
+        '--sides',
+        objects,
+        '-'.join(map(str, default.sides)),
+        'MIN-MAX',
+        'length of the objects, in percent of the shorter side of a picture, 5 to 90',
     )
     add(
         '--classes',

@@ -262,7 +262,7 @@ def recipe_of_make(argv, sandbox):
     ready.touch()
     for command in commands(named_in_make(argv, sandbox)):
         recipe = words(command, sandbox)
-        if recipe[0] == '.venv/bin/python':
+        if recipe[0].removeprefix('PYTHON=') == '.venv/bin/python':
             run(recipe, sandbox)
         else:
             assert recipe[0] == 'echo' or recipe[0].startswith('.venv/bin/'), recipe

@@ -229,7 +229,7 @@ def test_object_may_have_two_parts_and_a_hole():
 def test_picture_shows_the_object_where_its_mask_is():
     def draw(category_ids):
         rng = np.random.default_rng(3)
-        picture, scene, left_out = shapes.draw_picture(rng, (160, 160), 5, category_ids)
+        picture, scene, left_out = shapes.draw_picture(rng, Settings(), category_ids)
         assert not left_out
         return picture.astype(float), scene
 
@@ -407,6 +407,7 @@ def test_second_run_does_nothing(tmp_path, capsys):
         {'val': 3},
         {'size': (40, 48)},
         {'objects': (1, 2)},
+        {'sides': (20, 40)},
         {'names': tuple('abcde')},
         {'seed': 7},
     ],
@@ -512,6 +513,9 @@ def test_pictures_are_copied_where_links_are_impossible(tmp_path, monkeypatch):
         ('--objects 5-1', 'least objects in a picture must be 0 to 1, not 5'),
         ('--objects 0', 'most objects in a picture must be 1 to 100, not 0'),
         ('--objects 1-101', 'most objects in a picture must be 1 to 100, not 101'),
+        ('--sides 4-50', 'smallest object in percent must be 5 to 50, not 4'),
+        ('--sides 20-91', 'largest object in percent must be 5 to 90, not 91'),
+        ('--sides 50-20', 'smallest object in percent must be 5 to 20, not 50'),
         ('--objects 1-', "'1-' is not like 3 or 1-5"),
         ('--classes 0', 'number of classes must be 1 to 253, not 0'),
         ('--classes 254', 'number of classes must be 1 to 253, not 254'),
@@ -555,7 +559,8 @@ def test_unusable_folder_is_refused(tmp_path, capsys, out):
 
 def test_command_line_sets_everything(tmp_path):
     out = tmp_path / 'new' / 'data'
-    options = '--train 4 --val 2 --size 64x48 --objects 2-3 --seed 9 --class-names a b'
+    options = '--train 4 --val 2 --size 64x48 --objects 2-3 --sides 20-40 --seed 9'
+    options += ' --class-names a b'
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(out), *options.split()],
         capture_output=True,
@@ -571,6 +576,7 @@ def test_command_line_sets_everything(tmp_path):
         'val': 2,
         'size': [64, 48],
         'objects': [2, 3],
+        'sides': [20, 40],
         'names': ['a', 'b'],
         'seed': 9,
     }
@@ -581,5 +587,5 @@ def test_help_shows_the_defaults(capsys):
         shapes.main(['--help'])
     assert exit_info.value.code == 0
     text = ' '.join(capsys.readouterr().out.split())
-    for default in ('200', '40', '160x160', '1-5', '5', '0'):
+    for default in ('200', '40', '160x160', '1-5', '14-50', '5', '0'):
         assert f'(default: {default})' in text
