@@ -18,7 +18,7 @@ $(VENV)/.ready: $(wildcard requirements/*.txt) pyproject.toml setup.py
 	touch $@
 
 data: env  ## draw the shapes of the demos into data/shapes
-	$(PY) tools/make_shapes_data.py data/shapes --size 320 --train 400 --val 60 \
+	$(PY) tools/make_shapes_data.py data/shapes --size 320 --train 1000 --val 60 \
 	    --objects 2-5 --sides 17-40
 
 # Train on the shapes and evaluate, with a given command; draw what is predicted of

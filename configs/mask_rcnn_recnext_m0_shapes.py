@@ -36,12 +36,7 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
-        bbox_head=dict(
-            in_channels=width,
-            fc_out_channels=256,
-            num_classes=5,
-            reg_class_agnostic=True,
-        ),
+        bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=5),
         mask_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
         mask_head=dict(
             num_convs=2,
@@ -97,7 +92,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-max_epochs = 12
+max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
     optimizer=dict(lr=2.5e-3, fused=True), clip_grad=dict(max_norm=10.0, norm_type=2)
@@ -113,5 +108,5 @@ param_scheduler = [
     ),
 ]
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=max_epochs))
-auto_scale_lr = dict(base_batch_size=8)
+auto_scale_lr = dict(base_batch_size=8)  # of both processes
 visualizer = dict(line_width=1.5, alpha=0.5)

@@ -24,6 +24,7 @@ from tests.helpers import ROOT, SMALL, compare_networks, compare_with_plain, too
 model_zoo = tool('model_zoo')
 
 FOLDER = ROOT / 'configs'
+MAKEFILE = ROOT / 'Makefile'
 FILES = {str(file.relative_to(FOLDER)): file for file in FOLDER.rglob('*.py')}
 NAME = re.compile(
     r'(?:(?P<folder>\w+)/)?(?P<model>mask_rcnn|retinanet|sem_fpn)_recnext_(?P<arch>\w+)_'
@@ -192,7 +193,9 @@ def test_schedule_is_that_of_m3(name):
 @pytest.mark.parametrize('name', sorted(set(FILES) - set(BENCHMARKS)))
 def test_batch_of_the_demos(name):
     cfg = config(name)
-    assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size
+    launched = re.search(rf'dist_train\.sh configs/{name} (\d+)', MAKEFILE.read_text())
+    batch_size = cfg.train_dataloader.batch_size * int(launched[1] if launched else 1)
+    assert cfg.auto_scale_lr.base_batch_size == batch_size
 
 
 def test_retinanet_trains_as_pvt():
