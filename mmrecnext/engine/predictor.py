@@ -130,7 +130,7 @@ class Predictor:
         """Draw the predictions of a video into another, in MPEG-4.
 
         Returns:
-            What was found, as :meth:`describe` says it, and the number of the frame,
+            What was found, as ``describe`` says it, and the number of the frame,
             counted from 0, of each.
 
         Raises:
