@@ -102,6 +102,7 @@ def test_peak_bytes_are_those_held_at_once():
     assert peak_bytes(Workload(forward, None, nn.Identity(), 'cpu')) == 16000
 
 
+@pytest.mark.slow
 def test_operations_do_not_depend_on_the_way():
     case = Case('m3')
     assert count_flops(case) == pytest.approx(59e9, rel=0.01)
@@ -236,6 +237,7 @@ def test_startup_counts_each_step_in_a_fresh_process():
     assert rows[-1][0] == "mmrecnext.RecNeXt('m0')"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'config', ['mask_rcnn_recnext_m0_shapes.py', 'sem_fpn_recnext_m0_shapes.py']
 )

@@ -140,6 +140,7 @@ class TestDistillation:
         assert not model.head.distillation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('archs', 'rate'),
     [

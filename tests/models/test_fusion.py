@@ -294,6 +294,7 @@ class TestTools:
 
         return run
 
+    @pytest.mark.slow
     def test_deploy(self, run, tmp_path):
         config = 'sem_fpn_recnext_m0_shapes.py'
         run('make_shapes_data', 'shapes', '--train', 1, '--val', 2, '--size', 64)
