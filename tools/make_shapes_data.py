@@ -571,7 +571,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     default = Settings()
     size = partial(_pair, separator='x', example='160 or 192x128')
-    objects = partial(_pair, separator='-', example='3 or 1-5')
+    span = partial(_pair, separator='-', example='3 or 1-5')
     classes = parser.add_mutually_exclusive_group()
 
     def add(name, kind, initial, metavar, text, to=parser):
@@ -592,7 +592,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         '--objects',
-        objects,
+        span,
         '-'.join(map(str, default.objects)),
         'MIN-MAX',
         f'objects per picture, at most {MAX_OBJECTS}; fewer where there is no room for '
@@ -600,7 +600,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add(
         '--sides',
-        objects,
+        span,
         '-'.join(map(str, default.sides)),
         'MIN-MAX',
         'length of the objects, in percent of the shorter side of a picture, 5 to 90',
