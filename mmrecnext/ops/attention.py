@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,9 @@ def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
     """Return ``q^T k v^T / (q^T k 1)`` of the pixels in each head, plus ``added``.
 
     The products associate either way, and take the order of fewer operations; in a
-    graph for maps of any size, that of a cost that grows with them. Half
-    precision is computed in single, within autocast too: sums over all pixels leave the
-    range of the one kind and the digits of the other.
+    graph for maps of any size, that of :func:`attend_in_graph`. Half precision is
+    computed in single, within autocast too: sums over all pixels leave the range of the
+    one kind and the digits of the other.
 
     Args:
         qk: queries, then keys, ``[N, 2 * D, H, W]``, before the activation ``elu + 1``.
@@ -37,6 +37,8 @@ def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
         and triton_is_usable([qk, v, added], try_attend, d, c)
     ):
         return torch.ops.mmrecnext.attend(qk, v, num_heads, added)
+    if is_traced():
+        return attend_in_graph(qk, v, num_heads, added)
     return attend_plain(qk, v, num_heads, added)
 
 
@@ -45,13 +47,12 @@ def attend_plain(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor
     height, width = v.shape[2:]
     pixels = height * width
     dtype = torch.promote_types(v.dtype, torch.float32)
-    # The meta device, where costs are counted, has no autocast to leave.
-    with nullcontext() if v.is_meta else torch.autocast(v.device.type, enabled=False):
+    with _without_autocast(v):
         q, k = by_pixel(positive(qk.to(dtype)), 2, num_heads).unbind(1)
         values = by_pixel(v.to(dtype), num_heads)
         d, c = q.shape[-1], values.shape[-1]
         # The denominators are those of values that are all 1.
-        if is_traced() or 2 * c * d <= (c + d) * pixels:
+        if 2 * c * d <= (c + d) * pixels:
             mixed = q @ (k.mT @ values / pixels)
             # Not as a product of matrices, which are slow with a single column.
             weight = (q * k.mean(2, keepdim=True)).sum(-1, keepdim=True)
@@ -63,6 +64,34 @@ def attend_plain(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor
         )
     rows = result.transpose(1, 2).reshape(-1, height, width, v.shape[1])
     return rows.permute(0, 3, 1, 2).to(added.dtype)
+
+
+def attend_in_graph(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
+    """Return what :func:`attend` does, by operators that every format of a graph has.
+
+    It asks nothing about the size of maps, and leaves them as other engines hold them,
+    channels first: the pixels stay where they are, which is sooner there.
+    """
+    n, channels, height, width = v.shape
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    with _without_autocast(v):
+        q, k = by_channel(positive(qk.to(dtype)), 2, num_heads).unbind(1)
+        values = by_channel(v.to(dtype), num_heads)
+        state = values @ k.transpose(-2, -1) / (height * width)
+        weight = (q * k.mean(-1, keepdim=True)).sum(-2, keepdim=True)
+        mixed = state @ q / (weight + EPSILON)
+        result = added.to(dtype) + mixed.reshape(n, channels, height, width)
+    return result.to(added.dtype)
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    # The meta device, where costs are counted, has no autocast to leave.
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def by_channel(x: Tensor, *groups: int) -> Tensor:
+    """View a map ``[N, C, H, W]`` as ``[N, *groups, C / prod(groups), H * W]``."""
+    return x.flatten(2).unflatten(1, (*groups, -1))
 
 
 def by_pixel(x: Tensor, *groups: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from mmrecnext import RecNeXt
 from mmrecnext.errors import OptionError
-from mmrecnext.ops.attention import attend_plain, positive
+from mmrecnext.ops.attention import attend, attend_plain, positive
 from mmrecnext.ops.tracing import is_traced
 from tests.helpers import SMALL, randomise
 
@@ -118,7 +118,7 @@ def test_attention_has_one_order_in_a_graph():
     class Attention(torch.nn.Module):
         def forward(self, qk, v):
             assert is_traced()
-            return attend_plain(qk, v, 1, v)
+            return attend(qk, v, 1, v)
 
     sides = {2: torch.export.Dim('height', min=2, max=99)}
     sides[3] = torch.export.Dim('width', min=2, max=99)
