@@ -31,6 +31,7 @@ PUBLIC = {
     'mmrecnext.engine.optim': ('RecNeXtLayerDecay',),
     'mmrecnext.engine.predictor': ('Predictor',),
     'mmrecnext.classification': None,
+    'mmrecnext.export': None,
     'mmrecnext.mmcv_ext': None,
     'mmrecnext.errors': (
         'UserError',
@@ -38,6 +39,7 @@ PUBLIC = {
         'CheckpointError',
         'ConfigError',
         'DataError',
+        'ExportError',
     ),
 }
 """Modules, in the order of the page, and their public names; None for ``__all__``."""

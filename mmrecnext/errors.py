@@ -28,6 +28,10 @@ class ConfigError(UserError, ValueError):
     """A config, or data it names, that cannot be used."""
 
 
+class ExportError(UserError, RuntimeError):
+    """A network that cannot leave PyTorch, or whose file gives other results."""
+
+
 class DataError(ConfigError):
     """Pictures, label maps or annotations that cannot be used."""
 

@@ -147,13 +147,34 @@ def _load(
     read: Callable[[Path, Any], Any],
     fetch: Callable[[str], Path],
 ) -> Any:
-    scheme, is_alias, name = filename.partition('://')
-    if is_alias and scheme in ALIASES:
-        filename = _look_up(scheme, name)
-    checkpoint = read(_locate(filename, fetch), map_location)
-    if scheme == 'mmcls':
+    checkpoint = read(_locate(_unaliased(filename), fetch), map_location)
+    if filename.startswith('mmcls://'):
         return without_mmcls_prefix(checkpoint)
     return checkpoint
+
+
+def hash_of(filename: str) -> str | None:
+    """Return the SHA-256 of the file that :func:`read_checkpoint` reads, in hex.
+
+    None for one of a bucket, of which no file stays here.
+
+    Raises:
+        CheckpointError: where it cannot be fetched.
+        FileNotFoundError: where there is none.
+    """
+    if any(bucket in filename for bucket in BUCKETS):
+        return None
+    digest = hashlib.sha256()
+    with open(_locate(_unaliased(filename), download), 'rb') as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _unaliased(filename: str) -> str:
+    """Return what a name stands for in the tables of MMEngine, if it is of them."""
+    scheme, is_alias, name = filename.partition('://')
+    return _look_up(scheme, name) if is_alias and scheme in ALIASES else filename
 
 
 def _look_up(scheme: str, name: str) -> str:

@@ -1,0 +1,52 @@
+"""The heads that can be exported, one row each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from mmrecnext.engine.frameworks import FRAMEWORKS
+from mmrecnext.errors import ExportError
+from mmrecnext.export.subjects import Subject, segmentor_subject
+
+HEADS: dict[tuple[str, str], Callable[..., Subject]] = {
+    ('mmseg', 'FPNHead'): segmentor_subject,
+    ('mmseg', 'FCNHead'): segmentor_subject,
+    ('mmseg', 'ASPPHead'): segmentor_subject,
+    ('mmseg', 'DepthwiseSeparableASPPHead'): segmentor_subject,
+    ('mmseg', 'SegformerHead'): segmentor_subject,
+}
+"""What makes a subject of a network, by framework and type of the head that predicts.
+
+It is called with the network, the preparation of its pictures, and what
+:func:`~mmrecnext.export.subjects.segmentor_subject` takes besides.
+"""
+
+
+def subject_maker(model: Any, scope: str) -> Callable[..., Subject]:
+    """Return what makes a subject of a network.
+
+    Args:
+        model: a detector or segmentor.
+        scope: the framework that it is of.
+
+    Raises:
+        ExportError: for a head that has no row, naming those that have.
+    """
+    kinds = [
+        type(head).__name__
+        for part in FRAMEWORKS[scope].heads
+        if isinstance(head := getattr(model, part, None), nn.Module)
+    ]
+    for kind in kinds[:1]:
+        if (scope, kind) in HEADS:
+            return HEADS[scope, kind]
+    known = [head for framework, head in HEADS if framework == scope]
+    raise ExportError(
+        f'{type(model).__name__} predicts by {" and ".join(kinds) or "no known head"}, '
+        f'which has no row in HEADS of mmrecnext/export/heads.py; of {scope}, those '
+        f'that have are {", ".join(known) or "none yet"}. --backbone exports the '
+        'backbone alone'
+    )

@@ -1,0 +1,106 @@
+"""ONNX files, by the exporter that follows ``torch.export``."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+INPUT = 'images'
+AXES = {0: 'batch', 2: 'height', 3: 'width'}
+"""Names of the axes of the pictures that may be of any size."""
+
+
+def write(program: ExportedProgram, outputs: Sequence[str], file: Path) -> None:
+    """Write a graph.
+
+    Args:
+        program: from pictures to outputs.
+        outputs: their names.
+        file: to be written.
+    """
+    with _quietly():
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[*outputs],
+            external_data=False,
+            verbose=False,
+        )
+    assert converted is not None  # as of all programs
+    model = converted.model_proto
+    _forget_origin(model)
+    _name_axes(model.graph)
+    file.write_bytes(model.SerializeToString())
+
+
+def _forget_origin(model) -> None:
+    """Take out where each node was made: lines of files of this machine."""
+    for part in (model, model.graph, *model.graph.node, *model.graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ''
+    for value in (*model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    del model.graph.value_info[:]
+
+
+def _name_axes(graph) -> None:
+    """Name the sides of pictures, which the exporter numbers."""
+    dims = graph.input[0].type.tensor_type.shape.dim
+    names = {dims[i].dim_param: name for i, name in AXES.items() if dims[i].dim_param}
+    if not names:
+        return
+    symbols = re.compile('|'.join(rf'\b{re.escape(symbol)}\b' for symbol in names))
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = symbols.sub(lambda m: names[m[0]], dim.dim_param)
+
+
+def annotate(file: Path, about: Mapping[str, str]) -> None:
+    """Write what the file tells of itself, by name."""
+    import onnx
+
+    model = onnx.load(file)
+    onnx.helper.set_model_props(model, dict(about))
+    file.write_bytes(model.SerializeToString())
+
+
+def read(file: Path) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Return what runs a file, in onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        file, options, providers=['CPUExecutionProvider']
+    )
+    names = [output.name for output in session.get_outputs()]
+
+    def run(images: Tensor) -> dict[str, Tensor]:
+        results = session.run(names, {INPUT: images.numpy()})
+        return dict(zip(names, map(torch.from_numpy, results), strict=True))
+
+    return run
+
+
+@contextmanager
+def _quietly():
+    """Keep the exporter from telling developers of its own affairs."""
+    logger = logging.getLogger('torch.onnx')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.setLevel(level)

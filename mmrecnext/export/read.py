@@ -1,0 +1,123 @@
+"""Networks to be exported, built from names and configs, with their weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from mmrecnext.checkpoint import backbone_weights, load_network, read_checkpoint
+from mmrecnext.checkpoint.fit import with_weights
+from mmrecnext.checkpoint.sources import hash_of
+from mmrecnext.engine.build import build_network, fit_cpu
+from mmrecnext.engine.configs import type_of
+from mmrecnext.engine.data import leaf_datasets
+from mmrecnext.errors import ConfigError
+from mmrecnext.export.heads import subject_maker
+from mmrecnext.export.images import preparation_of
+from mmrecnext.export.subjects import Subject, backbone_subject
+from mmrecnext.models.recnext import RecNeXt
+from mmrecnext.pretrained import get_pretrained
+
+RESIZES = ('Resize', 'ResizeToMultiple', 'ResizeShortestEdge', 'CenterCrop')
+"""Transforms that give pictures their size."""
+
+
+def source(model: str, checkpoint: str) -> dict[str, Any]:
+    """Return what a file tells of where its network comes from, without folders."""
+    return dict(
+        name=Path(model).name,
+        checkpoint=Path(checkpoint).name,
+        checkpoint_sha256=hash_of(checkpoint),
+    )
+
+
+def published_backbone(
+    name: str, checkpoint: str | None = None, deploy: bool = True
+) -> Subject:
+    """Return the backbone of a published model.
+
+    Args:
+        name: such as ``recnext_m3`` or ``recnext_m3.base_300e_in1k``.
+        checkpoint: its weights, in any form; by default the published ones.
+        deploy: whether to merge batch norms.
+
+    Raises:
+        OptionError: for an unknown name.
+        CheckpointError: for weights of another model.
+    """
+    published = get_pretrained(name)
+    checkpoint = checkpoint or published.url
+    weights = backbone_weights(read_checkpoint(checkpoint, 'cpu'))
+    backbone = with_weights(RecNeXt(published.arch), weights, checkpoint)
+    return backbone_subject(backbone, deploy=deploy, **source(name, checkpoint))
+
+
+def network_subject(
+    cfg: Config,
+    checkpoint: str,
+    backbone: bool = False,
+    deploy: bool = True,
+    logits: bool = False,
+) -> Subject:
+    """Return the network of a config, or its backbone alone.
+
+    Args:
+        cfg: as ``load_config`` returns it; changed.
+        checkpoint: weights of the whole network.
+        backbone: whether to export the backbone alone, whatever head there is.
+        deploy: whether to merge batch norms.
+        logits: see :func:`~mmrecnext.export.subjects.segmentor_subject`.
+
+    Raises:
+        ConfigError: for a config without names of classes.
+        CheckpointError: for weights of another network.
+        ExportError: for a head that has no row in ``HEADS``.
+    """
+    fit_cpu(cfg)
+    if 'backbone' in cfg.model:
+        cfg.model.backbone.init_cfg = None  # the checkpoint holds it
+    elif backbone:
+        raise ConfigError('the model of the config has no `backbone`')
+    scope = cfg.default_scope
+    model: Any = build_network(cfg.model, scope).eval()
+    make = None if backbone else subject_maker(model, scope)  # before what takes long
+    meta = load_network(model, checkpoint).get('meta') or {}
+    how = preparation_of(cfg.model.get('data_preprocessor') or {})
+    about = dict(resize=resizes(cfg), **source(cfg.filename or scope, checkpoint))
+    if make is None:
+        return backbone_subject(model.backbone, how, deploy, **about)
+    return make(model, how, deploy, logits, **about, **classes(cfg, meta, model))
+
+
+def classes(cfg: Config, meta: dict[str, Any], model: Any) -> dict[str, Any]:
+    """Return names and colours of the classes of a network."""
+    from mmrecnext.engine.predictor import describe_classes  # here: it draws, too
+
+    count = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        told = describe_classes(meta, _test_dataset(cfg), count)
+    return dict(
+        classes=list(told['classes']),
+        palette=[[int(x) for x in colour] for colour in told['palette']],
+    )
+
+
+def resizes(cfg: Config) -> list[dict[str, Any]] | None:
+    """Return the steps of a test's pipeline that give pictures their size."""
+    if 'dataset' not in (cfg.get('test_dataloader') or {}):
+        return None
+    steps = _test_dataset(cfg).get('pipeline') or ()
+    return [
+        {**step, 'type': type_of(step)} for step in steps if type_of(step) in RESIZES
+    ]
+
+
+def _test_dataset(cfg: Config) -> Any:
+    if 'dataset' not in (cfg.get('test_dataloader') or {}):
+        raise ConfigError(
+            'the config has no `test_dataloader.dataset`, which names the classes'
+        )
+    return next(iter(leaf_datasets(cfg.test_dataloader.dataset)))

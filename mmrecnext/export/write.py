@@ -1,0 +1,196 @@
+"""Writing a file, and proving it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from mmrecnext.errors import ExportError, OptionError, UserError
+from mmrecnext.export.formats import Format, find_format
+from mmrecnext.export.proof import EXAMPLE, Trial, try_pictures
+from mmrecnext.export.subjects import Subject
+from mmrecnext.files import atomic_write
+from mmrecnext.version import __version__
+
+DTYPES = {'uint8': torch.uint8, 'float32': torch.float32}
+"""Types that pictures may have in a file, by name."""
+
+PREFIX = 'mmrecnext.'
+"""Before the names of what a file tells of itself."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What has been written.
+
+    Args:
+        file: the file.
+        seconds: that it took to record and to write, without the proof.
+        trials: what the proof has shown; empty where there was none.
+    """
+
+    file: Path
+    seconds: float
+    trials: Sequence[Trial]
+
+
+def export(
+    subject: Subject,
+    file: str | os.PathLike[str],
+    format: str = 'onnx',
+    size: tuple[int, int] | None = None,
+    dtype: str = 'uint8',
+    verify: bool = True,
+) -> Report:
+    """Write a network, and run the file beside it: whole and equal, or not at all.
+
+    Args:
+        subject: what to write.
+        file: to be written; one that is there is replaced.
+        format: a name in ``FORMATS``.
+        size: height and width of the pictures; None for any. Their number is free.
+        dtype: of the pictures, a name in ``DTYPES``.
+        verify: whether to run the file; if not, it says so.
+
+    Raises:
+        OptionError: for an impossible option, or a package that is missing.
+        ExportError: where the network cannot be written, or the file gives other
+            results; what was in its place before is then still there.
+        OSError: where the file cannot be written.
+    """
+    row = find_format(format)
+    _check(subject, Path(file), row, size, dtype)
+    start = time.perf_counter()
+    program = record(subject, size, DTYPES[dtype])
+    with atomic_write(file) as place:
+        with _explained(f'{row.name} has no way to write this network'):
+            row.write(program, subject.outputs, place)
+        seconds = time.perf_counter() - start
+        trials: list[Trial] = []
+        if verify:
+            trials = prove(subject, row, place, size, DTYPES[dtype])
+        about = dict(subject.about, pictures=dtype, size=size or 'free')
+        row.annotate(place, metadata(about, row, trials))
+    return Report(Path(file), seconds, trials)
+
+
+def record(
+    subject: Subject, size: tuple[int, int] | None, dtype: torch.dtype
+) -> ExportedProgram:
+    """Record the graph of a subject, for any number of pictures.
+
+    Args:
+        subject: whose network to record.
+        size: height and width of the pictures; None for any.
+        dtype: of the pictures.
+
+    Raises:
+        ExportError: where it depends on the numbers in the pictures, or on their size.
+    """
+    images = torch.zeros(2, 3, *(size or EXAMPLE), dtype=dtype)
+    free = (0,) if size else (0, 2, 3)
+    hint = '' if size else '; try --size HEIGHT WIDTH'
+    with _explained(f'PyTorch cannot record this network{hint}'), torch.no_grad():
+        return torch.export.export(
+            subject.network,
+            (images,),
+            dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC),),
+            strict=False,
+        )
+
+
+def prove(
+    subject: Subject,
+    row: Format,
+    file: Path,
+    size: tuple[int, int] | None,
+    dtype: torch.dtype,
+) -> list[Trial]:
+    """Run a file beside its network.
+
+    Args:
+        subject: what was written.
+        row: the format.
+        file: what was written to.
+        size: height and width of the pictures; None for any.
+        dtype: of the pictures.
+
+    Raises:
+        ExportError: where it does not run, or its results are others.
+    """
+    with _explained('the written file does not run'):
+        run = row.read(file)
+        trials = [*try_pictures(run, subject.reference, subject.compare, size, dtype)]
+    if misfits := [str(trial) for trial in trials if not trial.fits]:
+        raise ExportError(
+            'the written file gives other results than the network, and is not kept: '
+            f'{"; ".join(misfits)}'
+        )
+    return trials
+
+
+def metadata(
+    about: Mapping[str, Any], row: Format, trials: Sequence[Trial]
+) -> dict[str, str]:
+    """Return what a file tells of itself: names, and texts or JSON."""
+    packages = ('torch', *row.packages)
+    told = dict(
+        about,
+        versions=dict(
+            mmrecnext=__version__, **{package: version(package) for package in packages}
+        ),
+        verified=[str(trial) for trial in trials] or 'no: --no-verify',
+    )
+    return {
+        f'{PREFIX}{name}': value if isinstance(value, str) else json.dumps(value)
+        for name, value in told.items()
+    }
+
+
+def _check(
+    subject: Subject,
+    file: Path,
+    row: Format,
+    size: tuple[int, int] | None,
+    dtype: str,
+) -> None:
+    """Check the options before anything that takes long."""
+    if dtype not in DTYPES:
+        raise OptionError(f'pictures are {" or ".join(DTYPES)}, got {dtype!r}')
+    if file.suffix != row.suffix:
+        raise OptionError(f'{file}: names of the format {row.name} end in {row.suffix}')
+    if not file.absolute().parent.is_dir():
+        raise OptionError(f'{file}: there is no such folder')
+    if size is None:
+        return
+    if len(size) != 2 or min(size) < 1:
+        raise OptionError(f'a size is a height and a width, of 1 or more, got {size}')
+    height, width = size
+    with (
+        _explained(f'the network takes no pictures of {height} x {width}'),
+        torch.no_grad(),
+    ):
+        subject.reference(torch.zeros(1, 3, height, width, dtype=DTYPES[dtype]))
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Say in a line what libraries cannot do, whatever they raise."""
+    try:
+        yield
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        raise ExportError(f'{what}: {reason}') from error

@@ -1,0 +1,151 @@
+#!/usr/bin/env python
+"""Write a classifier, a backbone or a segmentor into a file that runs elsewhere.
+
+The file takes pictures as a pipeline loads them, uint8 or float from 0 to 255, RGB of a
+published model and BGR of a config, of any number and size: channels are swapped,
+normalised and padded within. It is run beside the network before it is kept.
+"""
+
+from __future__ import annotations
+
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
+import argparse
+
+from mmrecnext.checkpoint.sources import check_source
+from mmrecnext.cli import SettingsAction, file_to_write, run
+from mmrecnext.engine.configs import SUFFIXES, load_config
+from mmrecnext.errors import OptionError
+from mmrecnext.export import (
+    FORMATS,
+    Subject,
+    classifier_subject,
+    export,
+    network_subject,
+    published_backbone,
+)
+from mmrecnext.export.formats import find_format
+from mmrecnext.export.read import source
+from mmrecnext.export.write import DTYPES
+from mmrecnext.pretrained import get_pretrained
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        'model', help='recnext_m3, recnext_m3.base_300e_in1k and so on, or a config'
+    )
+    parser.add_argument(
+        'checkpoint', nargs='?', help='weights [of a published model, its own]'
+    )
+    parser.add_argument(
+        '--out', type=file_to_write, required=True, metavar='FILE', help='to be written'
+    )
+    parser.add_argument(
+        '--format', default='onnx', help=f'{", ".join(FORMATS)} [%(default)s]'
+    )
+    parser.add_argument(
+        '--size',
+        nargs='+',
+        default=['free'],
+        metavar='SIDE',
+        help='height and width of pictures, or both at once; or free [free]',
+    )
+    parser.add_argument(
+        '--pictures',
+        choices=tuple(DTYPES),
+        default='uint8',
+        help='type of the numbers in pictures, from 0 to 255 [%(default)s]',
+    )
+    parser.add_argument(
+        '--backbone', action='store_true', help='the backbone alone: its maps'
+    )
+    parser.add_argument(
+        '--logits', action='store_true', help='of a segmentor, its logits too'
+    )
+    parser.add_argument(
+        '--form',
+        choices=('deploy', 'train'),
+        default='deploy',
+        help='deploy: with batch norms merged into convolutions [%(default)s]',
+    )
+    parser.add_argument(
+        '--no-verify',
+        action='store_true',
+        help='do not run the file beside the network; the file says so',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=SettingsAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config',
+    )
+    return parser.parse_args()
+
+
+def main():
+    """Read, write, and tell what the proof has shown."""
+    args = parse_args()
+    find_format(args.format)
+    size = read_size(args.size)
+    subject = choose(args)
+    verify = not args.no_verify
+    report = export(subject, args.out, args.format, size, args.pictures, verify)
+    for trial in report.trials:
+        print(f'beside PyTorch, {trial}')
+    proof = 'verified' if report.trials else 'not verified'
+    outputs = ', '.join(subject.outputs)
+    print(f'{args.out}: {outputs}, {proof}, written in {report.seconds:.0f} s')
+
+
+def read_size(words: list[str]) -> tuple[int, int] | None:
+    """Read a size; None for any.
+
+    Raises:
+        OptionError: for what is none.
+    """
+    if words == ['free']:
+        return None
+    if len(words) > 2 or not all(word.isdecimal() for word in words):
+        raise OptionError(
+            f'--size takes free, or one or two sides in pixels, got {" ".join(words)}'
+        )
+    return int(words[0]), int(words[-1])
+
+
+def choose(args: argparse.Namespace) -> Subject:
+    """Return what the command line names.
+
+    Raises:
+        OptionError: for a model of unknown name, or options that do not go together.
+    """
+    deploy = args.form == 'deploy'
+    if args.checkpoint:
+        check_source(args.checkpoint)
+    if args.model.endswith(SUFFIXES):
+        if not args.checkpoint:
+            raise OptionError('the network of a config needs a CHECKPOINT after it')
+        cfg = load_config(args.model, args.cfg_options)
+        return network_subject(cfg, args.checkpoint, args.backbone, deploy, args.logits)
+    if args.cfg_options or args.logits:
+        raise OptionError('--cfg-options and --logits are for networks of configs')
+    if args.backbone:
+        return published_backbone(args.model, args.checkpoint, deploy)
+    from mmrecnext.classification import load_classifier  # here: it needs timm
+
+    checkpoint = args.checkpoint or get_pretrained(args.model).url
+    model = load_classifier(args.model, checkpoint)
+    return classifier_subject(model, deploy, **source(args.model, checkpoint))
+
+
+if __name__ == '__main__':
+    run(main)
