@@ -38,6 +38,7 @@ TOOLS = {
     'benchmark': 'compare grow combine check show save progress_bar',
     'convert_checkpoint': 'check_fits',
     'eval_imagenet': 'read_folder evaluate',
+    'export': 'read_size choose',
     'get_flops': '',
     'infer': 'describe_failure expand name_outputs',
     'model_zoo': 'image_size read list_configs entry label summary document published '

@@ -125,8 +125,8 @@ def backbone_subject(
         isinstance(x, Tensor) and x.dim() == 4 for x in maps
     ):
         raise ExportError(
-            f'{type(backbone).__name__} returns no maps [N, C, H, W], which a file of a '
-            'backbone would hold'
+            f'{type(backbone).__name__} returns no maps [N, C, H, W], which a file '
+            'of a backbone would hold'
         )
     indices = getattr(backbone, 'out_indices', None) or range(len(maps))
     first = 1 if min(indices) == 0 else 0
