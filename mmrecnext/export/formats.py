@@ -48,6 +48,7 @@ FORMATS = {
         ),
     )
 }
+"""All formats, by name."""
 
 
 def find_format(name: str) -> Format:

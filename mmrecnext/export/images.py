@@ -108,7 +108,7 @@ class Images(nn.Module):
         return F.pad(x, (0, right, 0, bottom), value=self.how.pad_value)
 
 
-def _missing(side: int, divisor: int, least: int) -> int:
+def _missing(side: Any, divisor: int, least: int) -> Any:
     """Return by how many pixels a side, which may be a symbol, is too short."""
     if least > 1:
         return torch.sym_max(side, least) - side

@@ -53,7 +53,7 @@ class WholeSegmentor(nn.Module):
         self.neck = model.neck if model.with_neck else nn.Identity()
         self.decode_head = model.decode_head
         self.align_corners = model.align_corners
-        self.threshold = getattr(model.decode_head, 'threshold', None)
+        self.threshold: Any = getattr(model.decode_head, 'threshold', None)
         self.logits = logits
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
