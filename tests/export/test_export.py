@@ -28,12 +28,16 @@ from mmrecnext.models.classifier import RecNeXtClassifier
 from tests.helpers import ROOT, SMALL, check, randomise, run_tool
 
 SEGMENTOR = 'sem_fpn_recnext_m0_shapes.py'
-WIDTHS = (16, 32, 64, 128)
-OPTIONS = {
-    'model.backbone.arch': dict(SMALL['m0']),
-    'model.neck.in_channels': [*WIDTHS],
-    'model.data_preprocessor.test_cfg': dict(size_divisor=32),
-}
+SMALL_SEGMENTOR = f"""
+_base_ = {str(ROOT / 'configs' / SEGMENTOR)!r}
+model = dict(
+    data_preprocessor=dict(test_cfg=dict(size_divisor=32)),
+    backbone=dict(
+        _delete_=True, type='mmrecnext.RecNeXt', arch=dict({SMALL['m0']})
+    ),
+    neck=dict(in_channels=[16, 32, 64, 128]),
+)
+"""
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporter's own affairs
 
@@ -116,27 +120,26 @@ def test_names_of_imagenet():
 
 @pytest.fixture(scope='module')
 def segmentor(tmp_path_factory):
-    """A config, small, and weights of its network."""
+    """A small segmentor: the file of its config, and that of its weights."""
     from mmrecnext.engine.build import build_network, fit_cpu
 
-    cfg = load_config(SEGMENTOR, OPTIONS)
+    config = tmp_path_factory.mktemp('segmentor') / 'small.py'
+    config.write_text(SMALL_SEGMENTOR)
+    cfg = load_config(str(config))
     fit_cpu(cfg)
     torch.manual_seed(0)
     model = randomise(build_network(cfg.model, 'mmseg'))
     nn.init.normal_(model.decode_head.conv_seg.weight)
-    file = tmp_path_factory.mktemp('weights') / 'segmentor.pth'
-    torch.save({'state_dict': model.state_dict(), 'meta': {}}, file)
-    return str(file)
-
-
-def read(segmentor, **options):
-    return network_subject(load_config(SEGMENTOR, OPTIONS), segmentor, **options)
+    weights = config.with_name('weights.pth')
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, weights)
+    return str(config), str(weights)
 
 
 def test_segmentor(segmentor, tmp_path):
     """Beside ``test_step``; pictures of 129 x 97 are padded within."""
     file = tmp_path / 'segmentor.onnx'
-    report = export(read(segmentor, logits=True), file)
+    config, weights = segmentor
+    report = export(network_subject(load_config(config), weights, logits=True), file)
     assert all(x.fits for x in report.trials)
     about = told(file)
     assert json.loads(about['classes'])[1] == 'circle'
@@ -153,31 +156,30 @@ def test_segmentor(segmentor, tmp_path):
 
 
 def test_tool_exports_the_backbone_of_a_config(segmentor, tmp_path):
-    options = [f'{k}={v}'.replace(' ', '') for k, v in OPTIONS.items()]
-    command = ['tools/export.py', SEGMENTOR, segmentor, '--backbone', '--size', 64]
     out = tmp_path / 'backbone.onnx'
-    log = check(run_tool(*command, '--out', out, '--cfg-options', *options))
+    command = ['tools/export.py', *segmentor, '--backbone', '--size', 64]
+    log = check(run_tool(*command, '--out', out))
     assert 'blank picture of 64 x 64: c1 ' in log
     assert f'{out}: c1, c2, c3, c4, verified' in log
 
 
-def test_sizes_that_freeze_are_mended(tmp_path):
+@pytest.mark.parametrize('scale', [2, 1.5])
+def test_sizes_that_freeze_are_mended(scale, tmp_path):
     from mmseg.models.utils import Upsample
 
     class Enlarged(nn.Module):
-        def __init__(self, scale):
+        def __init__(self):
             super().__init__()
             self.up = Upsample(scale_factor=scale, mode='bilinear', align_corners=False)
 
         def forward(self, x):
             return (self.up(x),)
 
-    for scale in (2, 1.5):
-        model = Enlarged(scale)
-        export(backbone_subject(model), tmp_path / 'mended.onnx')
-        assert isinstance(model.up, Upsample)  # the one at hand is as it was
-        assert not isinstance(for_any_size(model).up, Upsample)
+    model = Enlarged()
     subject = backbone_subject(model)
+    export(subject, tmp_path / 'mended.onnx')
+    assert isinstance(model.up, Upsample)  # the one at hand is as it was
+    assert not isinstance(for_any_size(model).up, Upsample)
     subject.network.backbone = model
     with pytest.raises(ExportError):
         export(subject, tmp_path / 'frozen.onnx')
@@ -191,7 +193,7 @@ def test_what_differs_is_not_kept(quick, tmp_path):
     def other(images):
         return {'c1': quick.reference(images)['c1'] * (1 + 2 * LIMIT)}
 
-    with pytest.raises(ExportError, match=r'129 x 97: c1 2\.0e-04'):
+    with pytest.raises(ExportError, match=r'blank picture of 160 x 192: c1 2\.0e-04'):
         export(replace(quick, reference=other), file)
     assert file.read_bytes() == b'before' and list(tmp_path.iterdir()) == [file]
 
@@ -273,18 +275,20 @@ def test_size_that_a_network_does_not_take(tmp_path):
 
 
 def test_heads_without_a_row(segmentor):
-    cfg = load_config(SEGMENTOR, OPTIONS)
+    config, weights = segmentor
+    cfg = load_config(config)
     cfg.model.decode_head.type = 'UPerHead'
     del cfg.model.decode_head['feature_strides']
     with pytest.raises(ExportError, match=r'UPerHead.*HEADS.*FPNHead, FCNHead'):
-        network_subject(cfg, segmentor)
+        network_subject(cfg, weights)
 
 
 def test_sliding_windows_are_refused(segmentor):
-    cfg = load_config(SEGMENTOR, OPTIONS)
+    config, weights = segmentor
+    cfg = load_config(config)
     cfg.model.test_cfg = dict(mode='slide', crop_size=(64, 64), stride=(32, 32))
     with pytest.raises(ExportError, match='slides'):
-        network_subject(cfg, segmentor)
+        network_subject(cfg, weights)
 
 
 @pytest.mark.parametrize(
