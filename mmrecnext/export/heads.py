@@ -13,10 +13,6 @@ from mmrecnext.export.subjects import Subject, segmentor_subject
 
 HEADS: dict[tuple[str, str], Callable[..., Subject]] = {
     ('mmseg', 'FPNHead'): segmentor_subject,
-    ('mmseg', 'FCNHead'): segmentor_subject,
-    ('mmseg', 'ASPPHead'): segmentor_subject,
-    ('mmseg', 'DepthwiseSeparableASPPHead'): segmentor_subject,
-    ('mmseg', 'SegformerHead'): segmentor_subject,
 }
 """What makes a subject of a network, by framework and type of the head that predicts.
 
