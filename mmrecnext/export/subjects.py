@@ -86,13 +86,13 @@ def classifier_subject(
     )
 
 
-def classes_of(model: RecNeXtClassifier) -> list[str] | None:
-    """Return the names of the classes of ImageNet, where the model has as many."""
+def classes_of(model: RecNeXtClassifier) -> list[str]:
+    """Return the names of the classes: of ImageNet where it has as many, or numbers."""
     from timm.data import ImageNetInfo
 
     names = ImageNetInfo()
     if model.num_classes != names.num_classes():
-        return None
+        return [f'class {i}' for i in range(model.num_classes)]
     return [names.index_to_description(i) for i in range(model.num_classes)]
 
 
