@@ -25,6 +25,7 @@ class Format:
         write: writes a graph, given the names of its outputs.
         read: returns what runs a file, from pictures to outputs by name.
         annotate: writes into a file what it tells of itself, by name.
+        told: returns what was written so.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Format:
     write: Callable[[ExportedProgram, Sequence[str], Path], None]
     read: Callable[[Path], Callable[[Tensor], Mapping[str, Tensor]]]
     annotate: Callable[[Path, Mapping[str, str]], None]
+    told: Callable[[Path], Mapping[str, str]]
 
 
 FORMATS = {
@@ -45,6 +47,7 @@ FORMATS = {
             write=onnx_file.write,
             read=onnx_file.read,
             annotate=onnx_file.annotate,
+            told=onnx_file.told,
         ),
     )
 }

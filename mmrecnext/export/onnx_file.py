@@ -74,6 +74,14 @@ def annotate(file: Path, about: Mapping[str, str]) -> None:
     file.write_bytes(model.SerializeToString())
 
 
+def told(file: Path) -> dict[str, str]:
+    """Return what a file tells of itself, by name."""
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
 def read(file: Path) -> Callable[[Tensor], dict[str, Tensor]]:
     """Return what runs a file, in onnxruntime on the CPU."""
     import onnxruntime
