@@ -37,16 +37,16 @@ PARSING = {'parse_args', 'build_parser', 'add_ways'}
 TOOLS = {
     'benchmark': 'compare grow combine check show save progress_bar',
     'convert_checkpoint': 'check_fits',
-    'eval_imagenet': 'read_folder evaluate',
+    'eval_imagenet': 'read_model read_folder evaluate',
     'export': 'read_size choose',
     'get_flops': '',
-    'infer': 'describe_failure expand name_outputs',
+    'infer': 'read_config describe_failure expand name_outputs',
     'model_zoo': 'image_size read list_configs entry label summary document published '
     'backbone metrics coco_metrics miou peer_metrics sizes training config_rows wrap '
     'replace_section',
     'publish': 'publish',
     'swap_backbone': 'show brief',
-    'test': 'closing',
+    'test': 'set_model closing',
     'train': '',
 }
 """What each tool defines beyond ``PARSING`` and ``main``."""

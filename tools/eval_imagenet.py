@@ -21,14 +21,18 @@ from torchvision.datasets import ImageFolder
 
 from mmrecnext.classification import load_classifier
 from mmrecnext.cli import add_ema_argument, check_device, run
-from mmrecnext.errors import ConfigError
+from mmrecnext.errors import ConfigError, OptionError
+from mmrecnext.export.exported import ExportedClassifier, is_exported
+from mmrecnext.models.classifier import RecNeXtClassifier
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument(
-        'model', help='such as recnext_m3, or recnext_m3.base_300e_in1k'
+        'model',
+        help='such as recnext_m3, or recnext_m3.base_300e_in1k; or a file exported '
+        'from a model',
     )
     parser.add_argument(
         '--data',
@@ -59,6 +63,8 @@ def parse_args() -> argparse.Namespace:
         help='[%(default)s]',
     )
     args = parser.parse_args()
+    if is_exported(args.model) and args.device == parser.get_default('device'):
+        args.device = 'cpu'
     if args.batch_size < 1:
         parser.error('--batch-size is 1 or more')
     if args.workers < 0:
@@ -71,22 +77,40 @@ def main():
     args = parse_args()
     check_device(args.device)
     images = read_folder(Path(args.data))
-    model = load_classifier(args.model, args.checkpoint, args.ema)
+    model = read_model(args)
     if model.num_classes != len(images.classes):
         raise ConfigError(
             f'{images.root} has folders of {len(images.classes)} classes, but '
             f'{args.checkpoint or args.model} tells {model.num_classes} apart'
         )
-    if model.in_chans != 3:
-        raise ConfigError(f'images have 3 channels, the model takes {model.in_chans}')
-    if args.fused:
-        model.switch_to_deploy()
     images.transform = create_transform(**resolve_model_data_config(model))
     loader = DataLoader(images, args.batch_size, num_workers=args.workers)
     top1, top5 = evaluate(
         model.to(args.device), track(loader, 'Evaluating'), args.device
     )
     print(f'{args.model}: top-1 {top1:.2f}  top-5 {top5:.2f}  ({len(images)} images)')
+
+
+def read_model(args: argparse.Namespace) -> ExportedClassifier | RecNeXtClassifier:
+    """Return what the command line names.
+
+    Raises:
+        OptionError: for options that an exported file does not take.
+        ConfigError: for a model of pictures of other than 3 channels.
+    """
+    if is_exported(args.model):
+        if args.checkpoint or args.ema or args.fused or args.device != 'cpu':
+            raise OptionError(
+                f'{args.model} is as it was exported: --checkpoint, --ema, --fused and '
+                'other devices than cpu are for models'
+            )
+        return ExportedClassifier(args.model)
+    model = load_classifier(args.model, args.checkpoint, args.ema)
+    if model.in_chans != 3:
+        raise ConfigError(f'images have 3 channels, the model takes {model.in_chans}')
+    if args.fused:
+        model.switch_to_deploy()
+    return model
 
 
 def read_folder(folder: Path) -> ImageFolder:

@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Run a trained detector or segmentor on images, folders of images, or videos.
 
+It is named by its config and checkpoint, or by a file that tools/export.py has written.
 Each picture is written with its boxes and masks, or its segments, drawn in, each video
 likewise, and all predictions go to ``predictions.json``. Pictures are read and prepared
 as those of `test_dataloader`.
@@ -19,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 from rich.progress import track
 
 from mmrecnext.checkpoint.sources import check_source
@@ -37,7 +39,8 @@ from mmrecnext.engine.predictor import (
     write_image,
     write_label_map,
 )
-from mmrecnext.errors import ConfigError
+from mmrecnext.errors import ConfigError, OptionError
+from mmrecnext.export.exported import config_of, is_exported
 from mmrecnext.files import write_file
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
@@ -47,11 +50,13 @@ VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__.split('\n')[0], allow_abbrev=False
+        description='\n'.join(__doc__.split('\n')[:3]), allow_abbrev=False
     )
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint of the same model')
-    parser.add_argument('inputs', nargs='+', help='images, folders of images, videos')
+    parser.add_argument(
+        'checkpoint', help='checkpoint of the same model; none after an exported file'
+    )
+    parser.add_argument('inputs', nargs='*', help='images, folders of images, videos')
     parser.add_argument(
         '--out-dir',
         default='work_dirs/infer',
@@ -89,6 +94,13 @@ def parse_args() -> argparse.Namespace:
         help='merge batch norms into convolutions first: same predictions, sooner',
     )
     args = parser.parse_args()
+    if is_exported(args.config):
+        args.inputs.insert(0, args.checkpoint)
+        args.checkpoint = None
+        if args.device == parser.get_default('device'):
+            args.device = 'cpu'
+    if not args.inputs:
+        parser.error('name images, folders of images or videos to predict')
     if not 0 <= args.score_thr <= 1:
         parser.error('--score-thr is between 0 and 1')
     if args.sheet < 0:
@@ -106,11 +118,9 @@ def main():
     files = [file for name in args.inputs for file in expand(Path(name))]
     out_dir = Path(args.out_dir)
     outputs = name_outputs(files, out_dir)
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = read_config(args)
     if args.label_maps and framework_of(cfg).predicts != 'label map':
         raise ConfigError('--label-maps: only segmentors have label maps')
-    check_source(args.checkpoint)
-    fit_cpu(cfg)
     predictor = Predictor(
         cfg, args.checkpoint, args.device, args.score_thr, args.deploy
     )
@@ -148,6 +158,25 @@ def main():
     if failures:
         told = '; '.join(describe_failure(*item) for item in failures.items())
         raise ConfigError(told) from next(iter(failures.values()))
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Return the config of what predicts.
+
+    Raises:
+        OptionError: for options that an exported file does not take.
+    """
+    if args.checkpoint:
+        cfg = load_config(args.config, args.cfg_options)
+        check_source(args.checkpoint)
+        fit_cpu(cfg)
+        return cfg
+    if args.deploy or args.cfg_options or args.device != 'cpu':
+        raise OptionError(
+            f'{args.config} is as it was exported: --deploy, --cfg-options and other '
+            'devices than cpu are for a config and its checkpoint'
+        )
+    return config_of(args.config)
 
 
 def describe_failure(file: Path, error: Exception) -> str:

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 
 from mmrecnext.checkpoint.sources import check_source
@@ -34,13 +35,17 @@ from mmrecnext.engine.outputs import (
 from mmrecnext.engine.prepare import move_data_root
 from mmrecnext.engine.tta import augment
 from mmrecnext.engine.unlabelled import leave_out_annotations, missing_annotations
+from mmrecnext.errors import OptionError
+from mmrecnext.export.exported import is_exported, put_in_place
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line; the flags are MMDetection's but --show and --wait-time."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint of the same model')
+    parser.add_argument(
+        'checkpoint', help='checkpoint of the same model, or a file exported from it'
+    )
     add_runner_arguments(parser)
     parser.add_argument(
         '--out',
@@ -74,18 +79,11 @@ def main():
     if missing:
         leave_out_annotations(cfg, missing, args.out)
     prepare_run(cfg, args, splits=('test',))
-    check_source(args.checkpoint)
-    cfg.load_from = args.checkpoint
-    if 'backbone' in cfg.model:
-        cfg.model.backbone.init_cfg = None  # the checkpoint holds it
+    set_model(cfg, args)
     if args.out and args.out.endswith('.json'):
         save_coco_json(cfg, args.out)
     elif args.out:
         drop_idle_metrics(cfg)
-    if args.tta:
-        augment(cfg)
-    if args.deploy:
-        deploy(cfg)
     drawing = drawing_settings(cfg)
 
     runner = build_runner(cfg)
@@ -103,6 +101,31 @@ def main():
         for kind, place in (('pictures', args.show_dir), ('predictions', args.out)):
             if place:
                 print(f'{kind} in {place}')
+
+
+def set_model(cfg: Config, args: argparse.Namespace):
+    """Have a config tested with a checkpoint, or with an exported file.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        OptionError: for options that an exported file does not take.
+    """
+    if is_exported(args.checkpoint):
+        if args.tta or args.deploy:
+            raise OptionError(
+                f'{args.checkpoint} is as it was exported: --tta and --deploy are for '
+                'checkpoints'
+            )
+        put_in_place(args.checkpoint, cfg)
+        return
+    check_source(args.checkpoint)
+    cfg.load_from = args.checkpoint
+    if 'backbone' in cfg.model:
+        cfg.model.backbone.init_cfg = None  # the checkpoint holds it
+    if args.tta:
+        augment(cfg)
+    if args.deploy:
+        deploy(cfg)
 
 
 def closing(

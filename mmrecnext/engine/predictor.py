@@ -43,7 +43,7 @@ class Predictor:
     Args:
         cfg: its config; ``test_dataloader.dataset.pipeline`` prepares the pictures, as
             it does in a test, but for what loads annotations.
-        checkpoint: its weights: path, URL or name.
+        checkpoint: its weights: path, URL or name; None of a model that has them.
         device: where to run.
         score_thr: least score of a detection that is described or drawn.
         deploy: whether to bring it into its inference form.
@@ -60,7 +60,7 @@ class Predictor:
     def __init__(
         self,
         cfg: Config,
-        checkpoint: str,
+        checkpoint: str | None,
         device: str = 'cpu',
         score_thr: float = 0.3,
         deploy: bool = False,
@@ -76,10 +76,10 @@ class Predictor:
         if 'backbone' in cfg.model:
             cfg.model.backbone.init_cfg = None  # the checkpoint holds it
         model = build_network(cfg.model, cfg.default_scope)
-        meta = load_network(model, checkpoint).get('meta') or {}
+        saved = load_network(model, checkpoint) if checkpoint else {}
         self.model: Any = model.to(device).eval()
         count = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
-        self.meta = describe_classes(meta, dataset, count)
+        self.meta = describe_classes(saved.get('meta') or {}, dataset, count)
         self.classes = self.meta['classes']
         self.score_thr = score_thr
         if deploy:

@@ -59,8 +59,7 @@ class WholeSegmentor(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Turn ``[N, 3, H, W]`` into labels ``[N, H, W]``, int64.
 
-        With ``logits`` these come next, ``[N, classes, H, W]``; of one class, its
-        probability.
+        With ``logits`` these come next, ``[N, classes, H, W]``.
         """
         height, width = images.shape[2:]
         x = self.prepare(images)
@@ -72,8 +71,7 @@ class WholeSegmentor(nn.Module):
             align_corners=self.align_corners,
         )[..., :height, :width]
         if logits.shape[1] == 1:
-            logits = logits.sigmoid()
-            labels = (logits[:, 0] > self.threshold).long()
+            labels = (logits[:, 0].sigmoid() > self.threshold).long()
         else:
             labels = logits.argmax(1)
         return (labels, logits) if self.logits else (labels,)

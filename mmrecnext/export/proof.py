@@ -133,11 +133,13 @@ def compare_label_maps(
 
     Args:
         found: ``labels``, ``[N, H, W]``, and perhaps ``logits``.
-        expected: both; of one class the ``logits`` are its probability.
+        expected: both; of one class its probability stands in place of ``logits``.
         threshold: the least probability of a single class.
     """
     logits, labels = expected['logits'], found['labels']
     values = {name: value for name, value in found.items() if name != 'labels'}
+    if threshold is not None:
+        values = {name: value.sigmoid() for name, value in values.items()}
     rest = compare_values(values, expected)
     if labels.shape != expected['labels'].shape:
         return [_difference('labels', labels, expected['labels']), *rest]

@@ -21,7 +21,7 @@ from mmrecnext.export.subjects import Subject, backbone_subject
 from mmrecnext.models.recnext import RecNeXt
 from mmrecnext.pretrained import get_pretrained
 
-RESIZES = ('Resize', 'ResizeToMultiple', 'ResizeShortestEdge', 'CenterCrop')
+RESIZES = ('Resize', 'ResizeToMultiple', 'ResizeShortestEdge', 'CenterCrop', 'Pad')
 """Transforms that give pictures their size."""
 
 

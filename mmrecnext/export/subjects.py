@@ -182,12 +182,13 @@ def segmentor_subject(
     network = WholeSegmentor(exportable(model, deploy), how, logits)
     single = model.out_channels == 1
     threshold = model.decode_head.threshold if single else None
+    about = dict(about, threshold=threshold, align_corners=model.align_corners)
     return Subject(
         network=network.eval(),
         outputs=('labels', 'logits') if logits else ('labels',),
         reference=reference,
         compare=partial(compare_label_maps, threshold=threshold),
-        about=description('segmentation', how, deploy, threshold=threshold, **about),
+        about=description('segmentation', how, deploy, **about),
     )
 
 

@@ -28,16 +28,6 @@ from mmrecnext.models.classifier import RecNeXtClassifier
 from tests.helpers import ROOT, SMALL, check, randomise, run_tool
 
 SEGMENTOR = 'sem_fpn_recnext_m0_shapes.py'
-SMALL_SEGMENTOR = f"""
-_base_ = {str(ROOT / 'configs' / SEGMENTOR)!r}
-model = dict(
-    data_preprocessor=dict(test_cfg=dict(size_divisor=32)),
-    backbone=dict(
-        _delete_=True, type='mmrecnext.RecNeXt', arch=dict({SMALL['m0']})
-    ),
-    neck=dict(in_channels=[16, 32, 64, 128]),
-)
-"""
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporter's own affairs
 
@@ -116,23 +106,6 @@ def test_classifier(tmp_path):
 def test_names_of_imagenet():
     about = classifier_subject(RecNeXtClassifier(SMALL['m0']).eval()).about
     assert len(about['classes']) == 1000 and about['classes'][0].startswith('tench')
-
-
-@pytest.fixture(scope='module')
-def segmentor(tmp_path_factory):
-    """A small segmentor: the file of its config, and that of its weights."""
-    from mmrecnext.engine.build import build_network, fit_cpu
-
-    config = tmp_path_factory.mktemp('segmentor') / 'small.py'
-    config.write_text(SMALL_SEGMENTOR)
-    cfg = load_config(str(config))
-    fit_cpu(cfg)
-    torch.manual_seed(0)
-    model = randomise(build_network(cfg.model, 'mmseg'))
-    nn.init.normal_(model.decode_head.conv_seg.weight)
-    weights = config.with_name('weights.pth')
-    torch.save({'state_dict': model.state_dict(), 'meta': {}}, weights)
-    return str(config), str(weights)
 
 
 def test_segmentor(segmentor, tmp_path):

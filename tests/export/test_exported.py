@@ -1,0 +1,151 @@
+"""Exported files in the place of the networks that they were written from."""
+
+import json
+import re
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmrecnext.engine.configs import load_config
+from mmrecnext.errors import ExportError
+from mmrecnext.export import classifier_subject, export, network_subject
+from mmrecnext.export.exported import (
+    Exported,
+    ExportedClassifier,
+    config_of,
+    open_exported,
+    put_in_place,
+)
+from mmrecnext.models.classifier import RecNeXtClassifier
+from mmrecnext.pretrained import MEAN, STD
+from tests.helpers import SMALL, check, randomise, run_tool
+
+pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporter's own affairs
+
+
+@pytest.fixture(scope='module')
+def exported(segmentor, tmp_path_factory):
+    """A segmentor for pictures of 160 x 160 in a file, which has its logits."""
+    file = tmp_path_factory.mktemp('exported') / 'segmentor.onnx'
+    config, weights = segmentor
+    subject = network_subject(load_config(config), weights, logits=True)
+    export(subject, file, size=(160, 160))
+    return str(file)
+
+
+def test_label_maps_are_those_of_the_checkpoint(segmentor, exported, shapes, tmp_path):
+    """By one command each, pictures of another size than the network's among them."""
+    config, weights = segmentor
+    figures, maps = [], []
+    for name, model in (('checkpoint', weights), ('file', exported)):
+        out = tmp_path / name
+        log = check(
+            run_tool(
+                'tools/test.py', config, model, '--data-root', shapes,
+                '--work-dir', tmp_path / 'run', '--out', out,
+            )
+        )  # fmt: skip
+        figures.append(re.findall(r'^small: .*', log, re.M))
+        maps.append({x.name: x.read_bytes() for x in out.iterdir()})
+    assert figures[0] == figures[1] and len(figures[0]) == 1
+    assert maps[0] == maps[1] and len(maps[0]) == 2
+
+
+def test_predicts_with_nothing_but_the_file(segmentor, exported, shapes, tmp_path):
+    config, weights = segmentor
+    pictures = shapes / 'val2017'
+    found = []
+    for model in ([config, weights], [exported]):
+        out = tmp_path / str(len(model))
+        check(run_tool('tools/infer.py', *model, pictures, '--out-dir', out))
+        found.append(json.loads((out / 'predictions.json').read_text()))
+        drawn = {x.name: x.read_bytes() for x in out.glob('*.png')}
+        found.append(drawn)
+    assert found[0] == found[2] and len(found[0]) == 2
+    assert found[1] == found[3] and len(found[1]) == 2
+
+
+def test_smaller_pictures_are_made_up(exported):
+    file = open_exported(exported)
+    image = torch.randint(0, 256, (3, 90, 70), dtype=torch.uint8)
+    whole = torch.empty(3, 160, 160, dtype=torch.uint8)
+    whole[:] = torch.tensor([104, 116, 124])[:, None, None]  # BGR, as it is loaded
+    whole[:, :90, :70] = image
+    assert torch.equal(file(image)['logits'], file(whole)['logits'])
+    with pytest.raises(
+        ExportError, match=r'takes pictures of 160 x 160, got .* 161 x 9'
+    ):
+        file(torch.zeros(3, 161, 9))
+
+
+def test_classifier(tmp_path):
+    torch.manual_seed(0)
+    model = randomise(RecNeXtClassifier(SMALL['m0'], num_classes=3))
+    file = tmp_path / 'classifier.onnx'
+    export(classifier_subject(model), file, size=(64, 64))
+    pictures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8) / 255
+    mean, std = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
+    images = (pictures - mean) / std
+    with torch.no_grad():
+        expected = model(images)
+    found = ExportedClassifier(str(file))(images)
+    assert (found - expected).abs().max() <= 1e-4 * expected.std()
+    for take in (Exported, config_of):
+        with pytest.raises(ExportError, match='of classification: only files of det'):
+            take(str(file))
+
+
+def test_files_that_were_not_exported(tmp_path):
+    file = tmp_path / 'x.onnx'
+    with pytest.raises(FileNotFoundError, match='there is no file'):
+        open_exported(file)
+    file.write_bytes(b'something')
+    with pytest.raises(ExportError, match=r'x\.onnx cannot be read'):
+        open_exported(file)
+    torch.onnx.export(nn.ReLU(), torch.ones(1), file, dynamo=False)
+    with pytest.raises(ExportError, match='tells no task'):
+        open_exported(file)
+
+
+def test_what_does_not_fit_the_config(segmentor, exported, tmp_path):
+    cfg = load_config(segmentor[0])
+    put_in_place(exported, cfg)
+    model = MODELS.build(cfg.model)
+    with pytest.raises(ExportError, match='predicts, and does nothing else'):
+        model(torch.zeros(1, 3, 8, 8), mode='loss')
+    cfg.test_dataloader.dataset.metainfo.classes = ('one', 'two')
+    with pytest.raises(ExportError, match=r'of 6 classes .* config of 2 \(one, two\)'):
+        put_in_place(exported, cfg)
+    detector = load_config('mask_rcnn_recnext_m0_shapes.py')
+    with pytest.raises(ExportError, match='is of segmentation, the config of mmdet'):
+        put_in_place(exported, detector)
+
+
+@pytest.mark.parametrize(
+    ('command', 'message'),
+    [
+        (['test.py', 'CONFIG', 'FILE', '--tta'], 'as it was exported'),
+        (['test.py', 'CONFIG', 'none.onnx'], 'there is no file none.onnx'),
+        (['infer.py', 'FILE', 'x.png', '--deploy'], 'as it was exported'),
+        (['infer.py', 'FILE', 'none.png'], 'no image, folder or video none.png'),
+        (['infer.py', 'CONFIG', 'weights.pth'], 'name images, folders'),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    command, message, segmentor, exported, shapes, tmp_path
+):
+    names = {'CONFIG': segmentor[0], 'FILE': exported}
+    name, *rest = [names.get(word, word) for word in command]
+    if name == 'test.py':
+        rest += ['--data-root', shapes, '--work-dir', tmp_path]
+    else:
+        rest += ['--out-dir', tmp_path / 'out']
+        (tmp_path / 'x.png').write_bytes(
+            (next((shapes / 'val2017').iterdir())).read_bytes()
+        )
+        rest = [tmp_path / x if x == 'x.png' else x for x in rest]
+    result = run_tool(f'tools/{name}', *rest)
+    assert result.returncode != 0 and message in result.stderr
+    assert 'Traceback' not in result.stderr
