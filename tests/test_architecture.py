@@ -30,12 +30,13 @@ LEVELS = (
 
 SIDEWAYS = {
     ('__main__', 'mmrecnext'),
+    ('benchmark', 'export'),
 }
 """Rooms that use another one of their level."""
 
 PARSING = {'parse_args', 'build_parser', 'add_ways'}
 TOOLS = {
-    'benchmark': 'compare grow combine check show save progress_bar',
+    'benchmark': 'compare grow combine check check_files show save progress_bar',
     'convert_checkpoint': 'check_fits',
     'eval_imagenet': 'read_model read_folder evaluate',
     'export': 'read_size choose',

@@ -2,7 +2,8 @@
 """Measure models side by side: time, memory and what they save for training.
 
 Models are RecNeXts (recnext_m3, or m3), models of timm (repvit_m1_1), of which the maps
-of all stages are computed, and configs of MMDetection or MMSegmentation, whole.
+of all stages are computed, configs of MMDetection or MMSegmentation, whole, and files
+that tools/export.py has written.
 
 All that the options name is combined, and measured in one process, in turn. Two other
 measurements take the place of this: --growth and --startup.
@@ -58,6 +59,8 @@ from mmrecnext.benchmark.startup import measure_startup, startup_rows
 from mmrecnext.checkpoint.sources import check_source
 from mmrecnext.cli import check_device, file_to_write, run
 from mmrecnext.errors import OptionError
+from mmrecnext.export.engines import ENGINES
+from mmrecnext.export.exported import open_exported
 from mmrecnext.files import write_file
 
 
@@ -170,6 +173,7 @@ def add_ways(parser: argparse.ArgumentParser):
         'eager',
     )
     add('--layout', LAYOUTS, 'memory format of the images and weights', 'nhwc')
+    add('--engine', tuple(ENGINES), 'what runs exported files', 'all installed')
     add(
         '--work',
         WORKS,
@@ -238,9 +242,12 @@ def combine(
     """
     forms = args.form or (['deploy'] if args.growth else ['original', 'deploy'])
     ways = (args.layout, args.mode, args.dtype, args.work)
-    cases = grid(models, forms, *ways, shape, batches or [1])
+    cases = grid(models, forms, *ways, shape, batches or [1], args.engine)
     if not cases:
-        raise OptionError('only a RecNeXt has an original: add --form train or deploy')
+        raise OptionError(
+            'nothing to measure: only a RecNeXt has an original (add --form train or '
+            'deploy), and files infer in the types of their engines alone'
+        )
     return cases
 
 
@@ -260,6 +267,7 @@ def check(args: argparse.Namespace):
     check_device(args.device)
     if args.clock == 'process' and torch.device(args.device).type != 'cpu':
         raise OptionError('--clock process counts the work of processors: --device cpu')
+    check_files(args)
     for model in args.models:
         if (args.growth or args.startup) and kind_of(model) != 'recnext':
             raise OptionError(f'--growth and --startup take RecNeXts, got {model}')
@@ -270,6 +278,20 @@ def check(args: argparse.Namespace):
     check_picture(args.picture)
     if args.out and not Path(args.out).absolute().parent.is_dir():
         raise OptionError(f'--out {args.out}: there is no such folder')
+
+
+def check_files(args: argparse.Namespace):
+    """Check exported files before anything is built.
+
+    Raises:
+        OptionError: for another device than theirs.
+        ExportError: for one that is none.
+    """
+    for model in args.models:
+        if kind_of(model) == 'file':
+            open_exported(model)
+            if torch.device(args.device).type != 'cpu':
+                raise OptionError(f'{model} is run on the CPU: --device cpu')
 
 
 def show(args: argparse.Namespace, tables: Iterable[tuple], *remarks: str):

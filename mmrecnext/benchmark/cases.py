@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 
@@ -11,8 +11,13 @@ import torch
 
 from mmrecnext.archs import ARCHS
 from mmrecnext.errors import OptionError, closest
+from mmrecnext.export.engines import ENGINES, engines_for
+from mmrecnext.export.exported import is_exported
 
 FORMS = ('original', 'train', 'deploy')
+EXPORTED = 'exported'
+"""The form of a file, which has been given another before."""
+
 LAYOUTS = ('nchw', 'nhwc')
 MODES = ('eager', 'compiled', 'frozen')
 WORKS = ('forward', 'step')
@@ -26,9 +31,11 @@ class Case:
     Args:
         model: name, see :func:`kind_of`.
         form: ``original`` for the computation of the published code, in the form of
-            its fused files when it infers; ``train`` or ``deploy`` for the library's.
+            its fused files when it infers; ``train`` or ``deploy`` for the library's;
+            ``exported`` for a file.
         layout: memory format of images and weights.
-        mode: ``eager``, ``compiled``, or ``frozen``: compiled with constant weights.
+        mode: ``eager``, ``compiled``, or ``frozen``: compiled with constant weights; of
+            a file, the engine that runs it.
         dtype: a name in ``DTYPES``.
         work: ``forward`` for inference, ``step`` for a forward and a backward pass.
         shape: height and width of the images, in pixels.
@@ -51,11 +58,11 @@ class Case:
 
 
 def kind_of(model: str) -> str:
-    """Tell what a name means: a ``recnext``, a ``config`` or a model of ``timm``.
+    """Tell what a name means: ``recnext``, ``config``, ``file`` or a model of ``timm``.
 
     Args:
         model: ``recnext_m3`` or ``m3``; a config of MMDetection or MMSegmentation, as
-            the other tools take it; a name in timm.
+            the other tools take it; a file that was exported; a name in timm.
 
     Raises:
         OptionError: for an unknown name, naming similar ones.
@@ -64,6 +71,8 @@ def kind_of(model: str) -> str:
         return 'recnext'
     if model.endswith('.py'):
         return 'config'
+    if is_exported(model):
+        return 'file'
     known = timm_models()
     if model in known:
         return 'timm'
@@ -71,7 +80,7 @@ def kind_of(model: str) -> str:
     hint = f'similar are {", ".join(close)}' if close else 'timm.list_models() lists'
     raise OptionError(
         f'unknown model {model!r}: it is none of recnext_{", recnext_".join(ARCHS)}, '
-        f'no config *.py and no model of timm; {hint}'
+        f'no config *.py, no exported file and no model of timm; {hint}'
     )
 
 
@@ -99,12 +108,14 @@ def grid(
     works: Sequence[str] = ('forward',),
     shape: tuple[int, int] = (800, 1344),
     batches: Sequence[int] = (1,),
+    engines: Sequence[str] | None = None,
 ) -> list[Case]:
     """Return all cases that combine the given ways, each of them once.
 
     What has no meaning is replaced by what is nearest: the original is run in NCHW, as
     it was published, and only for what contains a RecNeXt; a training step takes the
-    training form, and weights that are not constant.
+    training form, and weights that are not constant. A file is run by each engine, in
+    the types that the engine has.
 
     Args:
         models: see :func:`kind_of`.
@@ -115,9 +126,10 @@ def grid(
         works: some of ``WORKS``.
         shape: height and width of the images.
         batches: numbers of images.
+        engines: some of ``ENGINES``, for files; by default all that are installed.
 
     Raises:
-        OptionError: for an unknown model.
+        OptionError: for an unknown model, or a file that none of the engines reads.
     """
     for model in models:
         kind_of(model)
@@ -126,13 +138,18 @@ def grid(
         Case(model, form, layout, mode, dtype, work, shape, batch)
         for work, model, dtype, mode, form, layout, batch in ways
     )
-    return list(dict.fromkeys(meaningful(cases)))
+    return list(dict.fromkeys(meaningful(cases, engines)))
 
 
-def meaningful(cases: Iterable[Case]) -> Iterator[Case]:
+def meaningful(
+    cases: Iterable[Case], engines: Sequence[str] | None = None
+) -> Iterator[Case]:
     """Yield what each case amounts to, see :func:`grid`."""
     for case in cases:
         changes = {}
+        if kind_of(case.model) == 'file':
+            yield from run_by_engines(case, engines)
+            continue
         if case.form == 'original':
             if kind_of(case.model) == 'timm':
                 continue
@@ -143,3 +160,10 @@ def meaningful(cases: Iterable[Case]) -> Iterator[Case]:
             if case.mode == 'frozen':
                 changes['mode'] = 'compiled'
         yield Case(**{**vars(case), **changes})
+
+
+def run_by_engines(case: Case, engines: Sequence[str] | None) -> Iterator[Case]:
+    """Yield a case of a file once for each engine that can do it."""
+    for engine in engines_for(case.model, engines):
+        if case.work == 'forward' and case.dtype in ENGINES[engine].dtypes:
+            yield replace(case, form=EXPORTED, layout='nchw', mode=engine)

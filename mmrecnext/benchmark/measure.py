@@ -36,7 +36,8 @@ class Result:
         case: what was run.
         seconds: of one run, one per repeat.
         first_seconds: of the very first run, which compiles.
-        peak_bytes: most memory that a run held beside what was held before.
+        peak_bytes: most memory that a run held beside what was held before; None for a
+            file, whose engine does not tell.
         saved_bytes: memory saved for the backward pass; None for inference.
         flops: operations of convolutions and matrix products; None where not counted.
         parts: seconds by part of a detector, the medians; empty for a backbone.
@@ -166,6 +167,8 @@ def loops_for(seconds: float) -> int:
 def examine(result: Result, workload: Workload, repeats: int):
     """Add what is not measured by the clock alone to a result."""
     case = result.case
+    if kind_of(case.model) == 'file':
+        return
     result.peak_bytes = peak_bytes(workload)
     if case.work == 'step':
         result.saved_bytes = saved_bytes(workload)

@@ -15,6 +15,9 @@ from mmrecnext.benchmark.cases import DTYPES, Case, kind_of, short_name
 from mmrecnext.benchmark.detector import build_detector, detector_calls, mixed_precision
 from mmrecnext.benchmark.original import original_of
 from mmrecnext.compat import allow_many_compilations
+from mmrecnext.errors import OptionError
+from mmrecnext.export.engines import ENGINES
+from mmrecnext.export.exported import open_exported
 from mmrecnext.models import RecNeXt
 
 MEMORY_FORMATS = {
@@ -64,6 +67,9 @@ def build(case: Case, device: str, checkpoint: str | None = None) -> Workload:
         detector.backbone = compiled(detector.backbone, case.mode)
         return Workload(*detector_calls(detector, case, device), detector, device)
 
+    if kind_of(case.model) == 'file':
+        return Workload(run_of_file(case), None, nn.Identity(), device)
+
     model = build_backbone(case).to(device)
     model = model.to(memory_format=MEMORY_FORMATS[case.layout])
     images = make_images(case, device)
@@ -89,6 +95,23 @@ def build_backbone(case: Case) -> nn.Module:
 
     peer = timm.create_model(case.model, features_only=True).train(training)
     return fold_peer(peer) if case.form == 'deploy' else peer
+
+
+def run_of_file(case: Case) -> Callable[[], object]:
+    """Return a function that runs a file once, of noise.
+
+    Raises:
+        OptionError: for a file that takes images of another size.
+    """
+    file = open_exported(case.model)
+    if file.size not in (None, case.shape):
+        height, width = file.size or case.shape
+        raise OptionError(
+            f'{case.model} takes images of {height} x {width}: --shape {height} {width}'
+        )
+    run = ENGINES[case.mode].read(file.path, case.dtype)
+    images = torch.randint(0, 256, (case.batch, 3, *case.shape)).to(file.dtype)
+    return lambda: run(images)
 
 
 def fold_peer(model: nn.Module) -> nn.Module:

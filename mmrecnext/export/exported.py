@@ -62,6 +62,11 @@ class ExportedFile:
         size = self.about['size']
         return None if size == 'free' else tuple(size)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the numbers of its pictures."""
+        return DTYPES[self.about['pictures']]
+
     def __call__(self, image: Tensor) -> Results:
         """Run a picture ``[3, H, W]``; a smaller one than it takes is made up.
 
@@ -71,7 +76,7 @@ class ExportedFile:
         Raises:
             ExportError: for a larger picture.
         """
-        image = image.to(DTYPES[self.about['pictures']])
+        image = image.to(self.dtype)
         if self.size and self.size != image.shape[1:]:
             image = self._made_up(image, *self.size)
         return self.run(image[None].contiguous())
