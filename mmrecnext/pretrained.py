@@ -81,6 +81,49 @@ FIGURES = {
 
 
 @dataclass(frozen=True)
+class Speed:
+    """What is published of how fast one model is, its batch norms merged, in fp32.
+
+    Args:
+        npu_ms: of the classifier at 224 x 224 on the neural engine of an iPhone 13, by
+            Core ML, in milliseconds.
+        cpu_ms: of the same on an ARM Cortex-A57, from an ONNX file.
+        gpu_images: that the same takes in a second on an RTX 3090, of the batch, a
+            power of two, that is the largest to fit.
+        coco_ms: of the backbone on the pictures of COCO, on an iPhone; where published.
+        ade20k_ms: of the backbone at 512 x 512, on an iPhone 12; likewise.
+    """
+
+    npu_ms: float
+    cpu_ms: float
+    gpu_images: float
+    coco_ms: float | None = None
+    ade20k_ms: float | None = None
+
+
+SPEEDS = {
+    'm0': Speed(1.0, 189, 750),
+    'm1': Speed(1.4, 361, 384),
+    'm2': Speed(1.5, 431, 325),
+    'm3': Speed(1.6, 482, 314, 5.2, 5.6),
+    'm4': Speed(2.4, 843, 169, 7.6, 7.2),
+    'm5': Speed(3.4, 1487, 104, 12.4, 12.4),
+    'a0': Speed(1.4, 177, 4891),
+    'a1': Speed(1.9, 334, 2730),
+    'a2': Speed(2.2, 413, 2331),
+    'a3': Speed(2.4, 447, 2151, 8.3, 8.4),
+    'a4': Speed(3.6, 764, 1265, 14.0, 14.0),
+    'a5': Speed(5.6, 1376, 733, 25.3, 25.3),
+    't': Speed(1.8, 109, 13878),
+    's': Speed(2.0, 188, 7989),
+    'b': Speed(2.5, 290, 4450),
+    't_share_channel': Speed(1.8, 105, 13957),
+    's_share_channel': Speed(2.0, 182, 8034),
+    'b_share_channel': Speed(2.5, 296, 4472),
+}
+
+
+@dataclass(frozen=True)
 class Pretrained:
     """Published weights of one model.
 

@@ -5,8 +5,8 @@ Models are RecNeXts (recnext_m3, or m3), models of timm (repvit_m1_1), of which 
 of all stages are computed, configs of MMDetection or MMSegmentation, whole, and files
 that tools/export.py has written.
 
-All that the options name is combined, and measured in one process, in turn. Two other
-measurements take the place of this: --growth and --startup.
+All that the options name is combined, and measured in one process, in turn. Three other
+measurements take the place of this: --growth, --startup and --published.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from mmrecnext.benchmark.growth import BATCHES, SIDES, growth_table, measure_gro
 from mmrecnext.benchmark.machine import machine
 from mmrecnext.benchmark.measure import CLOCKS, measure
 from mmrecnext.benchmark.pictures import check_picture, draw_accuracy, draw_growth
+from mmrecnext.benchmark.published import measure_published, published_rows
 from mmrecnext.benchmark.report import (
     LEGEND,
     as_data,
@@ -75,7 +76,7 @@ def parse_args() -> argparse.Namespace:
         'models',
         nargs='*',
         metavar='MODEL',
-        help='[recnext_m3; with --growth or --startup, all RecNeXts]',
+        help='[recnext_m3; with --growth, --startup or --published, all RecNeXts]',
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -87,6 +88,13 @@ def parse_args() -> argparse.Namespace:
         '--startup',
         action='store_true',
         help='seconds to import mmrecnext and to build models, in fresh processes',
+    )
+    instead.add_argument(
+        '--published',
+        action='store_true',
+        help='images per second of whole classifiers at 224 x 224, fused, in fp32 and '
+        'NCHW, beside the published speeds; --batch is halved until it fits [2048, on '
+        'a CPU 64]',
     )
     add_ways(parser)
     parser.add_argument(
@@ -192,6 +200,8 @@ def main():
             found = measure_startup(archs, args.repeats, args.clock, progress)
         show(args, [('from nothing to a model', *startup_rows(found))])
         save(args, dict(machine=machine('cpu'), startup=found))
+    elif args.published:
+        beside_published(args)
     elif args.growth:
         grow(args)
     else:
@@ -212,6 +222,21 @@ def compare(args: argparse.Namespace):
     if args.picture:
         draw_accuracy(report.results, args.picture, about)
     save(args, as_data(report, args.device))
+
+
+def beside_published(args: argparse.Namespace):
+    """Measure whole classifiers as the published speeds were measured."""
+    archs = [short_name(m) for m in args.models] or list(ARCHS)
+    batch = max(args.batch) if args.batch else None
+    with progress_bar() as progress:
+        found = measure_published(
+            archs, args.device, batch, clock=args.clock, progress=progress
+        )
+    about = machine(args.device)
+    told = f'{about["hardware"]}; engine: PyTorch {about["torch"]}, {about["date"]}'
+    title = 'whole classifiers at 224 x 224, fused, fp32: published, and here'
+    show(args, [(title, *published_rows(found))], told)
+    save(args, dict(machine=about, published=[vars(row) for row in found]))
 
 
 def grow(args: argparse.Namespace):
@@ -269,8 +294,11 @@ def check(args: argparse.Namespace):
         raise OptionError('--clock process counts the work of processors: --device cpu')
     check_files(args)
     for model in args.models:
-        if (args.growth or args.startup) and kind_of(model) != 'recnext':
-            raise OptionError(f'--growth and --startup take RecNeXts, got {model}')
+        whole = args.growth or args.startup or args.published
+        if whole and kind_of(model) != 'recnext':
+            raise OptionError(
+                f'--growth, --startup and --published take RecNeXts, got {model}'
+            )
     if args.checkpoint:
         check_source(args.checkpoint)
         if all(kind_of(model) != 'config' for model in args.models):
