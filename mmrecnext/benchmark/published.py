@@ -127,7 +127,7 @@ def published_rows(
     found: Sequence[Measured],
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return columns and rows: what is published, and what was measured."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in found:
         speed = SPEEDS[row.arch]
         figures = (
