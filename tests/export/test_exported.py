@@ -2,10 +2,16 @@
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from mmrecnext.engine.configs import load_config
@@ -20,6 +26,7 @@ from mmrecnext.export.exported import (
 )
 from mmrecnext.models.classifier import RecNeXtClassifier
 from mmrecnext.pretrained import MEAN, STD
+from tests.docs.doc_blocks import BLOCKS
 from tests.helpers import SMALL, check, randomise, run_tool
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporter's own affairs
@@ -95,6 +102,46 @@ def test_classifier(tmp_path):
     for take in (Exported, config_of):
         with pytest.raises(ExportError, match='of classification: only files of det'):
             take(str(file))
+
+
+NEEDED = ('numpy', 'PIL', 'onnxruntime', 'google', 'flatbuffers', 'packaging')
+"""What the program of the docs may import, with what these need."""
+
+
+def test_program_of_the_docs_needs_nothing_else(tmp_path):
+    """It runs where there is neither OpenMMLab nor PyTorch."""
+    torch.manual_seed(0)
+    model = randomise(RecNeXtClassifier(SMALL['m0'], num_classes=7))
+    export(classifier_subject(model), tmp_path / 'm0.onnx', size=(224, 224))
+    random = np.random.default_rng(0)
+    photo = Image.fromarray(random.integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    photo.save(tmp_path / 'photo.png')
+    (program,) = (block.text for block in BLOCKS if block.file == 'classify.py')
+    (tmp_path / 'classify.py').write_text(program)
+    site = tmp_path / 'site'
+    site.mkdir()
+    for name in NEEDED:
+        for place in sys.path:
+            for part in (name, f'{name}.libs', f'{name.lower()}.libs'):
+                if (Path(place) / part).is_dir() and not (site / part).exists():
+                    (site / part).symlink_to(Path(place) / part)
+    start = (
+        f'import runpy, sys; sys.path.append({str(site)!r}); sys.argv = sys.argv[1:]; '
+        'runpy.run_path("classify.py", run_name="__main__")'
+    )
+    words = ['classify.py', 'm0.onnx', 'photo.png']
+    own = subprocess.run(
+        [sys.executable, '-I', '-S', '-c', start, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert own.returncode == 0, own.stderr
+    transform = create_transform(**resolve_data_config(model=model))
+    with torch.no_grad():
+        logits = model(transform(photo)[None])[0]
+    expected = [f'{logits[i]:6.2f} class {i}' for i in logits.argsort(descending=True)]
+    assert own.stdout.splitlines() == expected[:5]
 
 
 def test_files_that_were_not_exported(tmp_path):
