@@ -14,7 +14,7 @@ UNFINISHED = re.compile(r'\..+\.\d+\.tmp(\.\w+)?')
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *companions: str) -> Iterator[Path]:
     """Yield where to write a file that then takes the place of ``path``, at once.
 
     Whatever ends the writing, a full disk or a kill, ``path`` is the old file or the
@@ -22,6 +22,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: the file to write; its folder must be there.
+        companions: suffixes of files that are written with it, of its name otherwise.
+            ``path`` is there only beside those that are its own: for a moment, not at
+            all.
 
     Yields:
         A path in the same folder, with the same suffix.
@@ -34,18 +37,28 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield path
         return
     beside = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
+    places = {
+        beside.with_suffix(suffix): path.with_suffix(suffix) for suffix in companions
+    } | {beside: path}
     try:
         yield beside
-        if path.exists():
-            shutil.copymode(path, beside)
-        _flush_to_disk(beside)
-        os.replace(beside, path)
+        for new, old in places.items():
+            if old.exists():
+                shutil.copymode(old, new)
+            _flush_to_disk(new)
+        if companions:
+            path.unlink(missing_ok=True)
+        for new, old in places.items():
+            os.replace(new, old)
     except OSError as error:
-        if error.filename in (None, str(beside)):
+        if error.filename is None:
             error.filename = str(path)
+        elif (name := Path(str(error.filename))) in places:
+            error.filename = str(places[name])
         raise
     finally:
-        beside.unlink(missing_ok=True)
+        for new in places:
+            new.unlink(missing_ok=True)
     if os.name == 'posix':
         _flush_to_disk(path.parent)
 

@@ -29,7 +29,7 @@ from mmrecnext.export import (
 )
 from mmrecnext.export.formats import find_format
 from mmrecnext.export.read import source
-from mmrecnext.export.write import DTYPES
+from mmrecnext.export.write import PICTURES
 from mmrecnext.pretrained import get_pretrained
 
 
@@ -53,6 +53,11 @@ def parse_args() -> argparse.Namespace:
         '--format', default='onnx', help=f'{", ".join(FORMATS)} [%(default)s]'
     )
     parser.add_argument(
+        '--dtype',
+        default='fp32',
+        help='type of the weights: fp32, or fp16 [%(default)s]',
+    )
+    parser.add_argument(
         '--size',
         nargs='+',
         default=['free'],
@@ -61,7 +66,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--pictures',
-        choices=tuple(DTYPES),
+        choices=tuple(PICTURES),
         default='uint8',
         help='type of the numbers in pictures, from 0 to 255 [%(default)s]',
     )
@@ -95,13 +100,17 @@ def parse_args() -> argparse.Namespace:
 def main():
     """Read, write, and tell what the proof has shown."""
     args = parse_args()
-    find_format(args.format)
+    find_format(args.format, args.dtype)
     size = read_size(args.size)
     subject = choose(args)
     verify = not args.no_verify
-    report = export(subject, args.out, args.format, size, args.pictures, verify)
+    report = export(
+        subject, args.out, args.format, size, args.pictures, verify, args.dtype
+    )
     for trial in report.trials:
         print(f'beside PyTorch, {trial}')
+    for trial in report.rounding:
+        print(f'in {args.dtype}, {trial}')
     proof = 'verified' if report.trials else 'not verified'
     outputs = ', '.join(subject.outputs)
     print(f'{args.out}: {outputs}, {proof}, written in {report.seconds:.0f} s')

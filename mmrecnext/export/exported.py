@@ -23,7 +23,7 @@ from mmrecnext.engine.segmentation import label_map
 from mmrecnext.errors import ExportError, brief
 from mmrecnext.export.formats import FORMATS, find_format
 from mmrecnext.export.proof import Results, Run
-from mmrecnext.export.write import DTYPES, PREFIX
+from mmrecnext.export.write import PICTURES, PREFIX
 from mmrecnext.pretrained import MEAN, STD
 from mmrecnext.registry import MODELS
 
@@ -65,7 +65,7 @@ class ExportedFile:
     @property
     def dtype(self) -> torch.dtype:
         """Type of the numbers of its pictures."""
-        return DTYPES[self.about['pictures']]
+        return PICTURES[self.about['pictures']]
 
     def __call__(self, image: Tensor) -> Results:
         """Run a picture ``[3, H, W]``; a smaller one than it takes is made up.

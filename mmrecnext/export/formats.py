@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from torch import Tensor
 from torch.export import ExportedProgram
 
 from mmrecnext.errors import OptionError, did_you_mean
-from mmrecnext.export import onnx_file
+from mmrecnext.export import onnx_file, openvino_file
+from mmrecnext.export.proof import Run
+from mmrecnext.export.reductions import SINGLE, Reduction, halved
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,24 @@ class Format:
         read: returns what runs a file, from pictures to outputs by name.
         annotate: writes into a file what it tells of itself, by name.
         told: returns what was written so.
+        companions: suffixes of other files that are written with it.
+        reductions: by the type of the weights.
     """
 
     name: str
     suffix: str
     packages: tuple[str, ...]
     write: Callable[[ExportedProgram, Sequence[str], Path], None]
-    read: Callable[[Path], Callable[[Tensor], Mapping[str, Tensor]]]
+    read: Callable[..., Run]
     annotate: Callable[[Path, Mapping[str, str]], None]
     told: Callable[[Path], Mapping[str, str]]
+    companions: tuple[str, ...] = ()
+    reductions: Mapping[str, Reduction] = field(default_factory=dict)
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The types that weights may have."""
+        return (SINGLE, *self.reductions)
 
 
 FORMATS = {
@@ -48,17 +58,34 @@ FORMATS = {
             read=onnx_file.read,
             annotate=onnx_file.annotate,
             told=onnx_file.told,
+            reductions={'fp16': Reduction(onnx_file.halve, halved)},
+        ),
+        Format(
+            name='openvino',
+            suffix='.xml',
+            companions=('.bin',),
+            packages=('onnx', 'onnxscript', 'openvino'),
+            write=openvino_file.write,
+            read=openvino_file.read,
+            annotate=openvino_file.annotate,
+            told=openvino_file.told,
+            reductions={'fp16': Reduction(openvino_file.halve, halved)},
         ),
     )
 }
 """All formats, by name."""
 
 
-def find_format(name: str) -> Format:
+def find_format(name: str, dtype: str = SINGLE) -> Format:
     """Return a format whose packages are installed.
 
+    Args:
+        name: of the format.
+        dtype: of the weights.
+
     Raises:
-        OptionError: for an unknown name, or a package that is missing.
+        OptionError: for an unknown name, a type that the format has not, or a package
+            that is missing.
     """
     if name not in FORMATS:
         raise OptionError(
@@ -66,6 +93,11 @@ def find_format(name: str) -> Format:
             f'{did_you_mean(name, FORMATS).capitalize()}'.strip()
         )
     row = FORMATS[name]
+    if dtype not in row.dtypes:
+        known = [f'{each} {" ".join(FORMATS[each].dtypes)}' for each in FORMATS]
+        raise OptionError(
+            f'{name} files have no weights of {dtype}: {"; ".join(known)}'
+        )
     missing = [package for package in row.packages if find_spec(package) is None]
     if missing:
         raise OptionError(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -16,6 +17,9 @@ from torch.export import ExportedProgram
 INPUT = 'images'
 AXES = {0: 'batch', 2: 'height', 3: 'width'}
 """Names of the axes of the pictures that may be of any size."""
+
+WORTH_HALVING = 64
+"""Least number of weights in an array for which half precision saves anything."""
 
 
 def write(program: ExportedProgram, outputs: Sequence[str], file: Path) -> None:
@@ -26,6 +30,11 @@ def write(program: ExportedProgram, outputs: Sequence[str], file: Path) -> None:
         outputs: their names.
         file: to be written.
     """
+    file.write_bytes(convert(program, outputs))
+
+
+def convert(program: ExportedProgram, outputs: Sequence[str]) -> bytes:
+    """Return the content of a file; see :func:`write`."""
     with _quietly():
         converted = torch.onnx.export(
             program,
@@ -39,7 +48,8 @@ def write(program: ExportedProgram, outputs: Sequence[str], file: Path) -> None:
     model = converted.model_proto
     _forget_origin(model)
     _name_axes(model.graph)
-    file.write_bytes(model.SerializeToString())
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def _forget_origin(model) -> None:
@@ -63,6 +73,30 @@ def _name_axes(graph) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
                 dim.dim_param = symbols.sub(lambda m: names[m[0]], dim.dim_param)
+
+
+def halve(file: Path, _) -> None:
+    """Keep the weights of a file in half precision; it computes in single as before."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(file)
+    casts = []
+    for weight in model.graph.initializer:
+        values, name = numpy_helper.to_array(weight), weight.name
+        if values.dtype != np.float32 or values.size < WORTH_HALVING:
+            continue
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        half = f'{name}.half'
+        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), half))
+        casts.append(
+            onnx.helper.make_node('Cast', [half], [name], to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    file.write_bytes(model.SerializeToString())
 
 
 def annotate(file: Path, about: Mapping[str, str]) -> None:

@@ -43,7 +43,11 @@ class Difference:
     @property
     def fits(self) -> bool:
         """Whether rounding explains it."""
-        return self.value <= LIMIT  # not so where it is no number
+        return self.within(LIMIT)
+
+    def within(self, limit: float) -> bool:
+        """Whether it is no larger."""
+        return self.value <= limit  # not so where it is no number
 
     def __str__(self) -> str:
         return f'{self.output} {self.value:.1e}' + (f' ({self.note})' * bool(self.note))
@@ -64,7 +68,11 @@ class Trial:
     @property
     def fits(self) -> bool:
         """Whether rounding explains all of them."""
-        return all(difference.fits for difference in self.differences)
+        return self.within(LIMIT)
+
+    def within(self, limit: float) -> bool:
+        """Whether none of them is larger."""
+        return all(difference.within(limit) for difference in self.differences)
 
     def __str__(self) -> str:
         return f'{self.pictures}: {", ".join(map(str, self.differences))}'

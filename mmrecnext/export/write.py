@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from torch.export import Dim, ExportedProgram
 
 from mmrecnext.errors import ExportError, OptionError, UserError
 from mmrecnext.export.formats import Format, find_format
-from mmrecnext.export.proof import EXAMPLE, Trial, try_pictures
+from mmrecnext.export.proof import EXAMPLE, LIMIT, Trial, try_pictures
+from mmrecnext.export.reductions import SINGLE
 from mmrecnext.export.subjects import Subject
 from mmrecnext.files import atomic_write
 from mmrecnext.version import __version__
 
-DTYPES = {'uint8': torch.uint8, 'float32': torch.float32}
+PICTURES = {'uint8': torch.uint8, 'float32': torch.float32}
 """Types that pictures may have in a file, by name."""
 
 PREFIX = 'mmrecnext.'
@@ -37,11 +39,13 @@ class Report:
         file: the file.
         seconds: that it took to record and to write, without the proof.
         trials: what the proof has shown; empty where there was none.
+        rounding: the same of weights in another type, where that was asked for.
     """
 
     file: Path
     seconds: float
     trials: Sequence[Trial]
+    rounding: Sequence[Trial] = ()
 
 
 def export(
@@ -49,8 +53,9 @@ def export(
     file: str | os.PathLike[str],
     format: str = 'onnx',
     size: tuple[int, int] | None = None,
-    dtype: str = 'uint8',
+    pictures: str = 'uint8',
     verify: bool = True,
+    dtype: str = SINGLE,
 ) -> Report:
     """Write a network, and run the file beside it: whole and equal, or not at all.
 
@@ -59,8 +64,10 @@ def export(
         file: to be written; one that is there is replaced.
         format: a name in ``FORMATS``.
         size: height and width of the pictures; None for any. Their number is free.
-        dtype: of the pictures, a name in ``DTYPES``.
+        pictures: the type of their numbers, a name in ``PICTURES``.
         verify: whether to run the file; if not, it says so.
+        dtype: of the weights: ``fp32``, or another one that the format has. The file is
+            proven in single precision before they are rounded, and measured after.
 
     Raises:
         OptionError: for an impossible option, or a package that is missing.
@@ -68,20 +75,29 @@ def export(
             results; what was in its place before is then still there.
         OSError: where the file cannot be written.
     """
-    row = find_format(format)
-    _check(subject, Path(file), row, size, dtype)
+    row = find_format(format, dtype)
+    _check(subject, Path(file), row, size, pictures)
     start = time.perf_counter()
-    program = record(subject, size, DTYPES[dtype])
-    with atomic_write(file) as place:
+    program = record(subject, size, PICTURES[pictures])
+    with atomic_write(file, *row.companions) as place:
         with _explained(f'{row.name} has no way to write this network'):
             row.write(program, subject.outputs, place)
         seconds = time.perf_counter() - start
-        trials: list[Trial] = []
-        if verify:
-            trials = prove(subject, row, place, size, DTYPES[dtype])
-        about = dict(subject.about, pictures=dtype, size=size or 'free')
-        row.annotate(place, metadata(about, row, trials))
-    return Report(Path(file), seconds, trials)
+        shown = partial(prove, subject, row, place, size, PICTURES[pictures])
+        trials = shown() if verify else []
+        rounding: list[Trial] = []
+        if dtype != SINGLE:
+            start = time.perf_counter()
+            reduction = row.reductions[dtype]
+            with _explained(f'{row.name} has no way to hold this network in {dtype}'):
+                reduction.apply(place, ())
+            seconds += time.perf_counter() - start
+            if verify:
+                limit = reduction.limit(subject, size, PICTURES[pictures])
+                rounding = shown(limit)
+        about = dict(subject.about, pictures=pictures, size=size or 'free', dtype=dtype)
+        row.annotate(place, metadata(about, row, trials, rounding))
+    return Report(Path(file), seconds, trials, rounding)
 
 
 def record(
@@ -115,6 +131,7 @@ def prove(
     file: Path,
     size: tuple[int, int] | None,
     dtype: torch.dtype,
+    limit: float = LIMIT,
 ) -> list[Trial]:
     """Run a file beside its network.
 
@@ -124,6 +141,7 @@ def prove(
         file: what was written to.
         size: height and width of the pictures; None for any.
         dtype: of the pictures.
+        limit: of the differences.
 
     Raises:
         ExportError: where it does not run, or its results are others.
@@ -131,7 +149,7 @@ def prove(
     with _explained('the written file does not run'):
         run = row.read(file)
         trials = [*try_pictures(run, subject.reference, subject.compare, size, dtype)]
-    if misfits := [str(trial) for trial in trials if not trial.fits]:
+    if misfits := [str(trial) for trial in trials if not trial.within(limit)]:
         raise ExportError(
             'the written file gives other results than the network, and is not kept: '
             f'{"; ".join(misfits)}'
@@ -140,7 +158,10 @@ def prove(
 
 
 def metadata(
-    about: Mapping[str, Any], row: Format, trials: Sequence[Trial]
+    about: Mapping[str, Any],
+    row: Format,
+    trials: Sequence[Trial],
+    rounding: Sequence[Trial] = (),
 ) -> dict[str, str]:
     """Return what a file tells of itself: names, and texts or JSON."""
     packages = ('torch', *row.packages)
@@ -151,6 +172,8 @@ def metadata(
         ),
         verified=[str(trial) for trial in trials] or 'no: --no-verify',
     )
+    if rounding:
+        told['rounding'] = [str(trial) for trial in rounding]
     return {
         f'{PREFIX}{name}': value if isinstance(value, str) else json.dumps(value)
         for name, value in told.items()
@@ -162,11 +185,11 @@ def _check(
     file: Path,
     row: Format,
     size: tuple[int, int] | None,
-    dtype: str,
+    pictures: str,
 ) -> None:
     """Check the options before anything that takes long."""
-    if dtype not in DTYPES:
-        raise OptionError(f'pictures are {" or ".join(DTYPES)}, got {dtype!r}')
+    if pictures not in PICTURES:
+        raise OptionError(f'pictures are {" or ".join(PICTURES)}, got {pictures!r}')
     if file.suffix != row.suffix:
         raise OptionError(f'{file}: names of the format {row.name} end in {row.suffix}')
     if not file.absolute().parent.is_dir():
@@ -180,7 +203,7 @@ def _check(
         _explained(f'the network takes no pictures of {height} x {width}'),
         torch.no_grad(),
     ):
-        subject.reference(torch.zeros(1, 3, height, width, dtype=DTYPES[dtype]))
+        subject.reference(torch.zeros(1, 3, height, width, dtype=PICTURES[pictures]))
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def test_classifier(tmp_path):
     model = randomise(RecNeXtClassifier(SMALL['t'], num_classes=5))
     file = tmp_path / 'classifier.onnx'
     subject = classifier_subject(model, checkpoint='weights.pth')
-    report = export(subject, file, size=(64, 96), dtype='float32')
+    report = export(subject, file, size=(64, 96), pictures='float32')
     assert all(x.fits for x in report.trials) and len(report.trials) == 3
     graph = onnx.load(file).graph
     sides = graph.input[0].type.tensor_type.shape.dim
@@ -225,8 +225,8 @@ def test_preparation_is_that_of_mmseg():
 def test_bad_options(quick, tmp_path, monkeypatch):
     file = tmp_path / 'x.onnx'
     for match, options in {
-        'formats are onnx. Did you mean onnx': dict(format='onx'),
-        'uint8 or float32': dict(dtype='int8'),
+        'formats are onnx, .* Did you mean onnx': dict(format='onx'),
+        'uint8 or float32': dict(pictures='int8'),
         'height and a width': dict(size=(0, 3)),
     }.items():
         with pytest.raises(OptionError, match=match):

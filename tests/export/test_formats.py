@@ -1,0 +1,178 @@
+"""Files of every format and type of weights, equal to the network or told apart."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from mmrecnext import RecNeXt
+from mmrecnext.errors import ExportError, OptionError
+from mmrecnext.export import FORMATS, backbone_subject, export
+from mmrecnext.export.images import Preparation
+from mmrecnext.export.proof import LIMIT
+from tests.helpers import ROOT, SMALL, randomise, run_tool
+
+pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporters' own affairs
+
+MIXERS = {'openvino': 't'}
+"""The backbone that each format is tried with, besides ONNX, whose tests have all."""
+
+
+def tiny():
+    """A backbone that takes little time to export, and has weights of some size."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1), nn.GELU(), nn.Conv2d(16, 16, 3, 2, 1)
+    )
+
+    class Tiny(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, x):
+            return (self.layers(x),)
+
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    return backbone_subject(Tiny().eval(), Preparation(mean=mean, std=std, swap=True))
+
+
+@pytest.fixture(scope='module')
+def subject():
+    return tiny()
+
+
+def about(file, name):
+    told = FORMATS[name].told(file)
+    assert all(key.startswith('mmrecnext.') for key in told)
+    return {key.removeprefix('mmrecnext.'): value for key, value in told.items()}
+
+
+@pytest.mark.parametrize(('name', 'base'), MIXERS.items())
+def test_backbones(name, base, tmp_path):
+    """Of pictures that neither the graph was recorded with nor the proof has taken."""
+    torch.manual_seed(0)
+    backbone = randomise(RecNeXt(SMALL[base]))
+    file = tmp_path / f'backbone{FORMATS[name].suffix}'
+    subject = backbone_subject(backbone, checkpoint='w.pth')
+    report = export(subject, file, name)
+    assert len(report.trials) == 3 and all(trial.fits for trial in report.trials)
+    run = FORMATS[name].read(file)
+    for shape in ((1, 3, 33, 7), (3, 3, 40, 65)):
+        images = torch.randint(0, 256, shape, dtype=torch.uint8)
+        with torch.no_grad():
+            expected = subject.reference(images)
+        found = run(images)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert found[key].shape == value.shape
+            assert (found[key] - value).abs().max() <= LIMIT * value.std()
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_what_files_tell(name, subject, tmp_path):
+    row = FORMATS[name]
+    file = tmp_path / f'x{row.suffix}'
+    report = export(subject, file, name, (32, 64))
+    told = about(file, name)
+    assert told['task'] == 'features' and told['dtype'] == 'fp32'
+    assert json.loads(told['verified']) == [str(trial) for trial in report.trials]
+    assert set(row.packages) <= json.loads(told['versions']).keys()
+    files = {file, *map(file.with_suffix, row.companions)}
+    assert {*tmp_path.iterdir()} == files
+    for each in files:
+        content = each.read_bytes()
+        for path in (str(ROOT), sys.prefix, str(tmp_path)):
+            assert path.encode() not in content
+
+
+@pytest.mark.parametrize('name', ['onnx', 'openvino'])
+def test_half_precision(name, subject, tmp_path):
+    row = FORMATS[name]
+    whole, half = (tmp_path / f'{x}{row.suffix}' for x in ('whole', 'half'))
+    export(subject, whole, name)
+    report = export(subject, half, name, dtype='fp16')
+    assert all(trial.fits for trial in report.trials)
+    for trial in report.rounding:
+        for difference in trial.differences:
+            assert LIMIT < difference.value < 1e-2
+    told = about(half, name)
+    assert told['dtype'] == 'fp16'
+    assert json.loads(told['rounding']) == [str(trial) for trial in report.rounding]
+    saved = 0
+    for suffix in row.companions or (row.suffix,):
+        saved += whole.with_suffix(suffix).stat().st_size
+        saved -= half.with_suffix(suffix).stat().st_size
+    weights = sum(x.numel() for x in subject.network.parameters())
+    assert saved > weights  # of 4 bytes each, but for what tells of the halves
+
+
+def test_weights_beyond_half_precision_stay_whole(tmp_path):
+    subject = tiny()
+    layers = subject.network.backbone.layers
+    layers[2].weight.data.mul_(1e6)
+    file = tmp_path / 'x.onnx'
+    export(subject, file, verify=False, dtype='fp16')
+    kinds = {x.name: x.data_type for x in onnx.load(file).graph.initializer}
+    assert kinds['backbone.layers.2.weight'] == onnx.TensorProto.FLOAT
+    assert kinds['backbone.layers.0.weight.half'] == onnx.TensorProto.FLOAT16
+
+
+def test_what_halves_cannot_explain_is_not_kept(subject, tmp_path, monkeypatch):
+    from mmrecnext.export import onnx_file
+
+    def halve(file, _):
+        onnx_file.halve(file, _)
+        model = onnx.load(file)
+        weight = model.graph.initializer[0]
+        values = onnx.numpy_helper.to_array(weight) * np.float16(1.02)
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        onnx.save(model, file)
+
+    row = FORMATS['onnx']
+    reduction = replace(row.reductions['fp16'], apply=halve)
+    wrong = replace(row, reductions={'fp16': reduction})
+    monkeypatch.setitem(FORMATS, 'onnx', wrong)
+    with pytest.raises(ExportError, match='other results'):
+        export(subject, tmp_path / 'x.onnx', dtype='fp16')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('broken', ['.xml', '.bin'])
+def test_of_two_files_neither_is_left(broken, subject, tmp_path, monkeypatch):
+    import openvino
+
+    file = tmp_path / 'x.xml'
+    file.write_text('before')
+    file.with_suffix('.bin').write_text('before')
+
+    def save_model(model, path, **_):
+        path.with_suffix('.bin').write_bytes(b'half')
+        if broken == '.xml':
+            path.write_bytes(b'half')
+        raise RuntimeError('basic_ios::clear: iostream error')
+
+    monkeypatch.setattr(openvino, 'save_model', save_model)
+    with pytest.raises(OSError, match=r'cannot be written whole.*x\.xml'):
+        export(subject, file, 'openvino')
+    assert {x.name: x.read_text() for x in tmp_path.iterdir()} == {
+        'x.xml': 'before',
+        'x.bin': 'before',
+    }
+
+
+def test_types_that_a_format_has_not(subject, tmp_path):
+    with pytest.raises(OptionError, match='no weights of fp8: onnx fp32 fp16; openv'):
+        export(subject, tmp_path / 'x.onnx', dtype='fp8')
+
+
+def test_tool(tmp_path):
+    config = tmp_path / 'none'
+    result = run_tool('tools/export.py', 'm0', '--dtype', 'int4', '--out', config)
+    assert result.returncode == 1 and 'no weights of int4' in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
