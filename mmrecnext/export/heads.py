@@ -9,15 +9,17 @@ from torch import nn
 
 from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import ExportError
+from mmrecnext.export.detectors import dense_subject
 from mmrecnext.export.subjects import Subject, segmentor_subject
 
 HEADS: dict[tuple[str, str], Callable[..., Subject]] = {
     ('mmseg', 'FPNHead'): segmentor_subject,
+    ('mmdet', 'RetinaHead'): dense_subject,
 }
 """What makes a subject of a network, by framework and type of the head that predicts.
 
-It is called with the network, the preparation of its pictures, and what
-:func:`~mmrecnext.export.subjects.segmentor_subject` takes besides.
+It is called with the network, the preparation of its pictures, whether to deploy it,
+and by name with what its files are to return and to tell.
 """
 
 

@@ -14,7 +14,7 @@ from mmrecnext.checkpoint.sources import hash_of
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import type_of
 from mmrecnext.engine.data import leaf_datasets
-from mmrecnext.errors import ConfigError
+from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.export.heads import subject_maker
 from mmrecnext.export.images import preparation_of
 from mmrecnext.export.subjects import Subject, backbone_subject
@@ -89,14 +89,20 @@ def network_subject(
     about = dict(resize=resizes(cfg), **source(cfg.filename or scope, checkpoint))
     if make is None:
         return backbone_subject(model.backbone, how, deploy, **about)
-    return make(model, how, deploy, logits, **about, **classes(cfg, meta, model))
+    if scope == 'mmseg':
+        about['logits'] = logits
+    elif logits:
+        raise OptionError('--logits is for segmentors')
+    return make(model, how, deploy, **about, **classes(cfg, meta, model))
 
 
 def classes(cfg: Config, meta: dict[str, Any], model: Any) -> dict[str, Any]:
     """Return names and colours of the classes of a network."""
     from mmrecnext.engine.predictor import describe_classes  # here: it draws, too
 
-    count = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
+    heads = (getattr(model, part, None) for part in ('decode_head', 'bbox_head'))
+    counts = (getattr(head, 'num_classes', None) for head in heads)
+    count = next(filter(None, counts), None)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         told = describe_classes(meta, _test_dataset(cfg), count)
     return dict(

@@ -1,0 +1,189 @@
+"""Comparison of detections: which are the same, and why some may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from mmrecnext.export.proof import LIMIT, Difference, Results
+
+PADDING = (0.0, 0.0, 0.0, 0.0, -1.0)
+"""Corners and score in rows of ``dets`` that are left over; their label is -1."""
+
+CLOSE = 1e-2
+"""Largest difference of two detections that are taken for the same, right or wrong:
+of scores, and of corners as a share of the largest one."""
+
+OVERLAP = 1e-3
+"""By how much overlaps may differ: boxes are suppressed in places far apart, where
+numbers of single precision are coarse."""
+
+DECIDED = 0.1
+"""Largest share of all detections that rounding may decide on."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What is found in a picture.
+
+    Args:
+        boxes: ``[n, 4]``, corners in pixels.
+        scores: ``[n]``.
+        labels: ``[n]``.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def per_picture(results: Results) -> list[Detections]:
+    """Split ``dets`` ``[N, K, 5]`` and ``labels`` ``[N, K]``, without the padding."""
+    found = []
+    for dets, labels in zip(results['dets'], results['labels'], strict=True):
+        rows = dets[labels >= 0]
+        found.append(Detections(rows[:, :4], rows[:, 4], labels[labels >= 0]))
+    return found
+
+
+def compare_detections(
+    found: Results, expected: Results, cfg: Mapping[str, Any]
+) -> list[Difference]:
+    """Compare the detections of pictures: all of them, in their order.
+
+    One may be missing where rounding decides on it: its score is that of the threshold
+    or of the last place, or its overlap with a better box that at which boxes are
+    suppressed, or two that overlap have the same score, or what suppressed it is
+    missing itself.
+
+    Args:
+        found: ``dets`` ``[N, K, 5]`` and ``labels`` ``[N, K]``.
+        expected: likewise.
+        cfg: the ``test_cfg``, for its thresholds.
+
+    Returns:
+        One, of ``dets``: the largest difference of scores, or of corners as a share of
+        the largest one.
+    """
+    dets, labels = found['dets'], found['labels']
+    if dets.shape != expected['dets'].shape or labels.shape != dets.shape[:2]:
+        note = f'of shape {list(dets.shape)}, not {list(expected["dets"].shape)}'
+        return [Difference('dets', float('inf'), note)]
+    largest = pixels = 0.0
+    same = others = wrong = 0
+    for own, other in zip(per_picture(found), per_picture(expected), strict=True):
+        matched = pairs(own, other)
+        for i, j in matched:
+            distance = float((own.boxes[i] - other.boxes[j]).abs().max())
+            score = float((own.scores[i] - other.scores[j]).abs())
+            largest = max(largest, distance / reach(other), score)
+            pixels = max(pixels, distance)
+        same += len(matched)
+        others += len(own) + len(other) - 2 * len(matched)
+        wrong += sum(1 for _ in unexplained(own, other, matched, cfg))
+    total = int((expected['labels'] >= 0).sum())
+    note = f'{same} of {total}, boxes within {pixels:.1e} px'
+    fits = not wrong and others <= max(2, DECIDED * total)
+    if others:
+        note += f', {others} decided by rounding' if fits else f', {others} others'
+    if not in_order(dets, labels):
+        fits, note = False, f'{note}, not in order'
+    return [Difference('dets', largest if fits else torch.inf, note)]
+
+
+def in_order(dets: Tensor, labels: Tensor) -> bool:
+    """Tell whether scores fall, and what is left over comes last."""
+    rest = labels < 0
+    padding = dets.new_tensor(PADDING)
+    falling = dets[:, 1:, 4] <= dets[:, :-1, 4]
+    return bool(falling.all() and (dets[rest] == padding).all() and _last(rest))
+
+
+def _last(rest: Tensor) -> bool:
+    return bool((rest[:, 1:] >= rest[:, :-1]).all())
+
+
+def reach(detections: Detections) -> float:
+    """Return the largest coordinate, of 1 or more."""
+    return max(1.0, float(detections.boxes.abs().max()))
+
+
+def pairs(own: Detections, other: Detections) -> list[tuple[int, int]]:
+    """Return the indices of detections that are the same, of either list.
+
+    The closest go first; what differs by more than ``CLOSE`` is none.
+    """
+    if not len(own) or not len(other):
+        return []
+    corners = (own.boxes[:, None] - other.boxes).abs().amax(-1) / reach(other)
+    cost = torch.maximum(corners, (own.scores[:, None] - other.scores).abs())
+    near = (cost <= CLOSE) & (own.labels[:, None] == other.labels)
+    matched: list[tuple[int, int]] = []
+    taken: tuple[set[int], set[int]] = set(), set()
+    candidates = near.nonzero()
+    for i, j in candidates[cost[near].argsort()].tolist():
+        if i not in taken[0] and j not in taken[1]:
+            matched.append((i, j))
+            taken[0].add(i)
+            taken[1].add(j)
+    return matched
+
+
+def unexplained(
+    own: Detections,
+    other: Detections,
+    matched: list[tuple[int, int]],
+    cfg: Mapping[str, Any],
+) -> Iterator[tuple[int, int]]:
+    """Yield what is in one list alone for no reason: which list, and the index there.
+
+    What scores higher goes first: it may have suppressed what follows.
+    """
+    lists = own, other
+    alone = [
+        set(range(len(each))) - {pair[side] for pair in matched}
+        for side, each in enumerate(lists)
+    ]
+    order = [(float(lists[s].scores[i]), s, i) for s in (0, 1) for i in alone[s]]
+    decided: tuple[set[int], set[int]] = set(), set()
+    for _, side, i in sorted(order, reverse=True):
+        if _may_miss(lists[side], i, lists[1 - side], decided[1 - side], cfg):
+            decided[side].add(i)
+        else:
+            yield side, i
+
+
+def _may_miss(
+    own: Detections, i: int, other: Detections, gone: set[int], cfg: Mapping[str, Any]
+) -> bool:
+    """Tell whether rounding may have kept a detection from another list.
+
+    Args:
+        own: the list that it is in.
+        i: its index there.
+        other: the list that it is not in.
+        gone: what is in that list alone, and may be.
+        cfg: the ``test_cfg``.
+    """
+    score = own.scores[i]
+    if score <= cfg.get('score_thr', 0) + LIMIT:
+        return True
+    if len(other) == cfg['max_per_img'] and score <= other.scores.min() + LIMIT:
+        return True
+    if not len(other):
+        return False
+    limit = cfg['nms']['iou_threshold']
+    overlap = box_iou(own.boxes[i : i + 1], other.boxes)[0]
+    rivals = (other.labels == own.labels[i]) & (overlap >= limit - OVERLAP)
+    close = (overlap <= limit + OVERLAP) & (other.scores >= score - LIMIT)
+    equal = (other.scores - score).abs() <= LIMIT
+    missing = torch.tensor([j in gone for j in range(len(other))])
+    return bool((rivals & (close | equal | missing)).any())
