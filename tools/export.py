@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write a classifier, a backbone or a segmentor into a file that runs elsewhere.
+"""Write a classifier, a backbone, a segmentor or a detector into a file.
 
 The file takes pictures as a pipeline loads them, uint8 or float from 0 to 255, RGB of a
 published model and BGR of a config, of any number and size: channels are swapped,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,10 @@ from mmrecnext.export.boxes import (
 )
 from mmrecnext.export.images import Images, Preparation
 
+Candidates = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Boxes ``[N, P, 4]``, corners in pixels; and of each, ``[N, P]``, its score, its class
+or else what is suppressed apart, and whether it counts."""
+
 
 class WholeDenseDetector(nn.Module):
     """From pictures to detections, by a head whose scores and boxes lie in maps.
@@ -24,19 +29,14 @@ class WholeDenseDetector(nn.Module):
     Args:
         model: a ``SingleStageDetector`` of MMDetection, with anchors or points.
         how: what its pictures go through.
+        kind: of the head.
     """
 
-    def __init__(self, model: Any, how: Preparation):
+    def __init__(self, model: Any, how: Preparation, kind: Callable[[Any], DenseHead]):
         super().__init__()
         self.prepare = Images(how)
         self.model = model
-        self.head: Any = model.bbox_head
-        self.cfg: Any = self.head.test_cfg
-
-    @property
-    def width(self) -> int:
-        """Of how many numbers the head makes a box."""
-        return 4
+        self.head = kind(model.bbox_head)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Turn ``[N, 3, H, W]`` into detections, the best first.
@@ -46,66 +46,94 @@ class WholeDenseDetector(nn.Module):
             in rows that are left over, zeros with a score of -1, and -1.
         """
         maps = self.model.extract_feat(self.prepare(images))
-        boxes, *rest = self.candidates(self.head(maps), images.shape[2:])
-        dets, labels, _ = detections(boxes, *rest, cfg=self.cfg)
+        dets, labels, _ = self.head(maps, images.shape[2:])
         return dets, labels
 
-    def candidates(self, outputs: Any, size: Any) -> tuple[Tensor, ...]:
-        """Return boxes, scores, classes, and whether they count, of all levels.
+
+class DenseHead(nn.Module):
+    """What a head finds: as ``BaseDenseHead`` of MMDetection, from deltas or distances.
+
+    Args:
+        head: that of the model; its outputs are logits, deltas or distances, and
+            perhaps factors of the scores, one map of each level in each.
+    """
+
+    def __init__(self, head: Any):
+        super().__init__()
+        self.head = head
+        self.cfg: Any = head.test_cfg
+
+    def forward(self, maps: Any, size: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Return detections.
 
         Args:
-            outputs: of the head: logits, distances or deltas, and perhaps factors of
-                the scores, one map of each level in each.
+            maps: those of the neck.
             size: height and width of the pictures.
 
         Returns:
-            ``[N, P, 4]`` and three of ``[N, P]``.
+            As :func:`detections` does.
         """
-        priors = self.head.prior_generator.grid_priors(
-            [x.shape[-2:] for x in outputs[0]], device=outputs[0][0].device
-        )
-        levels = [
-            self.level(level, rows(logits, self.head.cls_out_channels), *rest)
-            for level, (logits, *rest) in enumerate(
-                zip(*outputs[:3], priors, strict=True)
-            )
-        ]
+        return detections(self.candidates(self.head(maps), size), self.cfg)
+
+    def candidates(self, outputs: Any, size: Any) -> Candidates:
+        """Return what is found before suppression, given the outputs of the head."""
+        levels = zip(*outputs, self.priors(outputs[0]), strict=True)
+        parts = [self.level(level, *each) for level, each in enumerate(levels)]
         boxes, scores, labels, valid = (
-            torch.cat(x, 1) for x in zip(*levels, strict=True)
+            torch.cat(x, 1) for x in zip(*parts, strict=True)
         )
         return clipped(self.head, boxes, size), scores, labels, valid
 
-    def level(self, level: int, logits: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-        """Return the candidates of one level, as :meth:`candidates` does."""
+    def priors(self, maps: Any, **options: Any) -> list[Tensor]:
+        """Return anchors or points of maps, ``[H * W * A, 4]`` or 2, of each level."""
+        sizes = [x.shape[-2:] for x in maps]
+        grids: list[Tensor] = self.head.prior_generator.grid_priors(
+            sizes, dtype=maps[0].dtype, device=maps[0].device, **options
+        )
+        return grids
+
+    def level(self, level: int, logits: Tensor, *rest: Tensor) -> Candidates:
+        """Return what is found at one level, given its maps and priors."""
         regression, *factors, priors = rest
-        places, scores, labels, valid = leading(self.head, logits, self.cfg.nms_pre)
-        valid = valid & (scores > self.cfg.get('score_thr', 0))
+        logits = rows(logits, self.head.cls_out_channels)
+        places, scores, labels = leading(self.head, logits, self.cfg.nms_pre)
+        valid = scores > self.cfg.get('score_thr', 0)
         for factor in factors:
             scores = scores * take(rows(factor, 1), places)[..., 0].sigmoid()
-        values = take(rows(regression, self.width), places)
-        return self.decode(level, priors[places], values), scores, labels, valid
+        return self.boxes(level, regression, places, priors), scores, labels, valid
 
-    def decode(self, level: int, priors: Tensor, values: Tensor) -> Tensor:
-        """Return boxes ``[N, P, 4]`` of anchors or points, and what the head tells."""
-        return CODERS[type(self.head.bbox_coder).__name__](
-            priors, values, self.head.bbox_coder
-        )
+    def boxes(
+        self, level: int, regression: Tensor, places: Tensor, priors: Tensor
+    ) -> Tensor:
+        """Return boxes ``[N, P, 4]`` at places ``[N, P]`` of a level."""
+        return decoded(self.head, priors[places], take(rows(regression, 4), places))
 
 
-CODERS = {
+def decoded(head: Any, priors: Tensor, values: Tensor) -> Tensor:
+    """Turn what a head tells of its priors into boxes, ``[..., 4]``."""
+    coder = head.bbox_coder
+    return CODERS[type(coder).__name__](priors, values, coder)
+
+
+CODERS: dict[str, Callable[[Tensor, Tensor, Any], Tensor]] = {
     'DeltaXYWHBBoxCoder': from_deltas,
     'DistancePointBBoxCoder': lambda points, values, _: from_distances(points, values),
 }
 """What turns the numbers of a head into boxes, by type of its ``bbox_coder``."""
 
 
+def clipped(head: Any, boxes: Tensor, size: Any) -> Tensor:
+    """Cut boxes at the borders of pictures, unless the coder of a head does not."""
+    return clip(boxes, *size) if head.bbox_coder.clip_border else boxes
+
+
 def rows(x: Tensor, width: int) -> Tensor:
     """Turn a map ``[N, A * width, H, W]`` into ``[N, H * W * A, width]``."""
-    x = x.flatten(2).transpose(1, 2)
+    x = x.flatten(2).transpose(1, 2)  # so that sizes are quick to reckon with
     return x.reshape(x.shape[0], -1, width)
 
 
-def leading(head: Any, logits: Tensor, count: int) -> tuple[Tensor, ...]:
+def leading(head: Any, logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the highest scores of a level.
 
     Those of the places whose best class leads are looked at alone: no others can be
@@ -117,7 +145,7 @@ def leading(head: Any, logits: Tensor, count: int) -> tuple[Tensor, ...]:
         count: how many.
 
     Returns:
-        Places, scores, classes, and whether there is one, each ``[N, count]``.
+        Places, scores and classes, each ``[N, count]``; scores that are missing are -1.
     """
     if not head.use_sigmoid_cls:
         logits = logits.softmax(-1)[..., :-1]
@@ -128,30 +156,21 @@ def leading(head: Any, logits: Tensor, count: int) -> tuple[Tensor, ...]:
     scores = scores.sigmoid() if head.use_sigmoid_cls else scores
     scores = scores.where((tops >= 0)[..., None], -1)
     scores, index = best(scores.flatten(1), count)
-    places = places.gather(1, index // classes)
-    return places, scores, index % classes, scores >= 0
+    return places.gather(1, index // classes), scores, index % classes
 
 
-def clipped(head: Any, boxes: Tensor, size: Any) -> Tensor:
-    """Cut boxes at the borders of pictures, unless the coder of a head does not."""
-    return clip(boxes, *size) if head.bbox_coder.clip_border else boxes
-
-
-def detections(
-    boxes: Tensor, scores: Tensor, labels: Tensor, valid: Tensor, cfg: Any
-) -> tuple[Tensor, Tensor, Tensor]:
+def detections(candidates: Candidates, cfg: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return what is left of candidates, the best first.
 
     Args:
-        boxes: ``[N, P, 4]``, corners in pixels.
-        scores: ``[N, P]``, none of them negative.
-        labels: ``[N, P]``, classes, or else what is suppressed apart.
-        valid: ``[N, P]``, whether they count.
+        candidates: no score of those that count is negative.
         cfg: the ``test_cfg``.
 
     Returns:
-        ``[N, K, 5]``, ``[N, K]``, and the indices ``[N, K]`` of the candidates.
+        Corners and scores ``[N, K, 5]``, labels ``[N, K]``, and the indices ``[N, K]``
+        of the candidates; of rows that are left over, zeros and -1, and -1.
     """
+    boxes, scores, labels, valid = candidates
     if (least := cfg.get('min_bbox_size', -1)) >= 0:
         sides = boxes[..., 2:] - boxes[..., :2]
         valid = valid & (sides > least).all(-1)

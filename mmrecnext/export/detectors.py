@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmrecnext.errors import ExportError
-from mmrecnext.export.dense import WholeDenseDetector
+from mmrecnext.export.dense import DenseHead, WholeDenseDetector
 from mmrecnext.export.images import Preparation
 from mmrecnext.export.matching import PADDING, compare_detections
 from mmrecnext.export.subjects import Subject, description, exportable
@@ -24,7 +24,7 @@ def dense_subject(
     model: Any,
     how: Preparation,
     deploy: bool = True,
-    network: Callable[[Any, Preparation], nn.Module] = WholeDenseDetector,
+    kind: Callable[[Any], DenseHead] = DenseHead,
     **about: Any,
 ) -> Subject:
     """Return a detector that predicts boxes at each place of its maps.
@@ -35,7 +35,7 @@ def dense_subject(
         model: a ``SingleStageDetector`` of MMDetection, in inference.
         how: what its pictures go through.
         deploy: whether to merge its batch norms, in a copy.
-        network: makes the network that a file holds.
+        kind: of the head.
         about: what the file is to tell besides.
 
     Raises:
@@ -44,7 +44,7 @@ def dense_subject(
     cfg = model.bbox_head.test_cfg
     check_steps(cfg, 'model.test_cfg')
     return Subject(
-        network=network(exportable(model, deploy), how).eval(),
+        network=WholeDenseDetector(exportable(model, deploy), how, kind).eval(),
         outputs=('dets', 'labels'),
         reference=partial(run_test_step, model, cfg.max_per_img),
         compare=partial(compare_detections, cfg=cfg),
