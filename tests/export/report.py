@@ -1,0 +1,183 @@
+#!/usr/bin/env python
+"""Export many networks, and tell how far the files are from them, by engine.
+
+Published models are exported as classifiers and as backbones, configs whole. Each is
+written as an ONNX file for pictures of any size, and every engine that is installed
+runs it beside the network. Without ``--weights`` all weights are random, with the
+statistics of batch norms as if they were trained. The result is a report in Markdown.
+"""
+
+from __future__ import annotations
+
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
+import argparse
+import shlex
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from mmengine.logging import MMLogger
+from rich.progress import track
+
+from mmrecnext import ARCHS, RecNeXt
+from mmrecnext.benchmark.machine import machine
+from mmrecnext.benchmark.markdown import table
+from mmrecnext.cli import file_to_write, run
+from mmrecnext.engine.configs import SUFFIXES, load_config
+from mmrecnext.errors import UserError
+from mmrecnext.export import (
+    Subject,
+    backbone_subject,
+    classifier_subject,
+    export,
+    network_subject,
+)
+from mmrecnext.export.engines import ENGINES, engines_for
+from mmrecnext.export.proof import LIMIT, pictures, try_pictures
+from mmrecnext.files import write_file
+from mmrecnext.models.classifier import RecNeXtClassifier
+from tests.export.helpers import random_weights
+from tests.helpers import randomise
+
+CONFIGS = (
+    *(f'sem_fpn_recnext_{arch}_ade20k.py' for arch in ('m0', 'a0', 't')),
+    'sem_fpn_recnext_t_share_channel_ade20k.py',
+    'sem_fpn_recnext_m0_shapes.py',
+    'mask_rcnn_recnext_m0_shapes.py',
+)
+
+COLUMNS = (
+    'network',
+    'exported',
+    'engine',
+    'verdict',
+    *(told for told, _ in pictures(None, torch.uint8)),
+    'MiB',
+    's',
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n')[0], allow_abbrev=False
+    )
+    parser.add_argument(
+        'names', nargs='*', help='models and configs [all models, and some configs]'
+    )
+    parser.add_argument(
+        '--weights',
+        nargs='+',
+        default=[],
+        metavar='CONFIG=FILE',
+        help='checkpoints of configs',
+    )
+    parser.add_argument(
+        '--out',
+        type=file_to_write,
+        default='docs/export_report.md',
+        help='file to write',
+    )
+    return parser.parse_args()
+
+
+def main():
+    """Export all, and write the report."""
+    args = parse_args()
+    warnings.simplefilter('ignore')
+    MMLogger.get_current_instance().setLevel('ERROR')
+    weights = dict(pair.split('=', 1) for pair in args.weights)
+    cases = [
+        (name, kind)
+        for name in args.names or [*ARCHS, *CONFIGS]
+        for kind in (
+            ['whole'] if name.endswith(SUFFIXES) else ['classifier', 'backbone']
+        )
+    ]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, kind in track(cases, 'Exporting'):
+            rows += examine(name, kind, weights.get(name), Path(folder))
+    write_file(args.out, report(rows).encode())
+    print(f'report in {args.out}')
+
+
+def subject_of(name: str, kind: str, weights: str | None, folder: Path) -> Subject:
+    """Build what is exported."""
+    torch.manual_seed(0)
+    if kind == 'classifier':
+        return classifier_subject(randomise(RecNeXtClassifier(name)))
+    if kind == 'backbone':
+        return backbone_subject(randomise(RecNeXt(name)))
+    cfg = load_config(name)
+    return network_subject(cfg, weights or random_weights(name, folder / 'weights.pth'))
+
+
+def examine(
+    name: str, kind: str, weights: str | None, folder: Path
+) -> Iterator[tuple[str, ...]]:
+    """Export a network; yield a row for each engine."""
+    file = folder / 'network.onnx'
+    trained = ', trained' if weights else ''
+    what = (Path(name).stem, kind + trained)
+    start = time.perf_counter()
+    try:
+        subject = subject_of(name, kind, weights, folder)
+        export(subject, file, verify=False)
+    except UserError as error:
+        yield *what, '', str(error), '', '', '', ''
+        return
+    seconds = f'{time.perf_counter() - start:.0f}'
+    size = f'{file.stat().st_size / 2**20:.1f}'
+    for engine in engines_for(str(file)):
+        trials = try_pictures(
+            ENGINES[engine].read(file),
+            subject.reference,
+            subject.compare,
+            None,
+            torch.uint8,
+        )
+        cells = []
+        verdict = 'equal'
+        for trial in trials:
+            worst = max(trial.differences, key=lambda x: x.value)
+            cells.append(f'{worst.output} {worst.value:.1e}')
+            verdict = verdict if trial.fits else 'DIFFERENT'
+        yield *what, engine, verdict, *cells, size, seconds
+
+
+def report(rows: Sequence[tuple[str, ...]]) -> str:
+    """Write the page."""
+    about = machine('cpu')
+    versions = ', '.join(
+        f'{row.name} {version(row.name)}'
+        for row in ENGINES.values()
+        if row.is_installed
+    )
+    command = shlex.join(['python', '-m', 'tests.export.report', *sys.argv[1:]])
+    equal = sum(row[3] == 'equal' for row in rows)
+    return f"""# Exported files beside their networks
+
+`{command}`, {about['date']}, on {about['hardware']}:
+torch {about['torch']}, {versions}.
+
+{equal} of {len(rows)} rows are equal to PyTorch: no output differs by more than
+{LIMIT:.0e} of its root mean square, and labels agree but where the network itself
+prefers one to the other by less. Each row names the output that differs most, of each
+batch of pictures, and by how much. Weights are random where it does not say trained.
+
+{table(COLUMNS, rows)}
+"""
+
+
+if __name__ == '__main__':
+    run(main)
