@@ -31,7 +31,7 @@ from mmrecnext.engine.data import leaf_datasets
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
-from mmrecnext.files import write_file
+from mmrecnext.files import atomic_write, write_file
 from mmrecnext.models.fusion import switch_to_deploy
 
 T = TypeVar('T')
@@ -127,7 +127,7 @@ class Predictor:
                 yield self(file)
 
     def film(self, video: Path, out_file: Path) -> list[dict[str, Any]]:
-        """Draw the predictions of a video into another, in MPEG-4.
+        """Draw the predictions of a video into another, in MPEG-4: whole, or not at all.
 
         Returns:
             What was found, as ``describe`` says it, and the number of the frame,
@@ -139,16 +139,17 @@ class Predictor:
         reader = mmcv.VideoReader(str(video))
         if not len(reader):
             raise ConfigError(f'{video} is not a video that OpenCV can read')
+        found = []
         size = reader.resolution
         fourcc = cv2.VideoWriter.fourcc(*'mp4v')
-        writer = cv2.VideoWriter(str(out_file), fourcc, reader.fps or 25, size)
-        if not writer.isOpened():
-            raise ConfigError(f'cannot write {out_file}')
-        found = []
-        for index, (picture, sample) in enumerate(self.frames(video)):
-            writer.write(cv2.resize(self.draw(picture, sample), size))
-            found.append({'frame': index, **self.describe(sample)})
-        writer.release()
+        with atomic_write(out_file) as place:
+            writer = cv2.VideoWriter(str(place), fourcc, reader.fps or 25, size)
+            if not writer.isOpened():
+                raise ConfigError(f'cannot write {out_file}')
+            for index, (picture, sample) in enumerate(self.frames(video)):
+                writer.write(cv2.resize(self.draw(picture, sample), size))
+                found.append({'frame': index, **self.describe(sample)})
+            writer.release()
         return found
 
     def draw(self, picture: np.ndarray, sample: BaseDataElement) -> np.ndarray:

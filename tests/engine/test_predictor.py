@@ -102,6 +102,32 @@ def test_label_maps_are_those_of_a_test(way, tmp_path):
     assert drawn.shape == (48, 80, 3) and drawn.dtype == np.uint8
 
 
+def test_video_is_whole_or_not_there(shapes, tmp_path, monkeypatch):
+    cfg = make_config('sem_fpn', shapes)
+    predictor = Predictor(cfg, save_weights(cfg, tmp_path / 'w.pth'))
+    fourcc = cv2.VideoWriter.fourcc(*'mp4v')
+    writer = cv2.VideoWriter(str(tmp_path / 'in.mp4'), fourcc, 5, (64, 48))
+    for _ in range(3):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    folder = tmp_path / 'out'
+    folder.mkdir()
+    found = predictor.film(tmp_path / 'in.mp4', folder / 'out.mp4')
+    assert [frame['frame'] for frame in found] == [0, 1, 2]
+    film = cv2.VideoCapture(str(folder / 'out.mp4'))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    whole = (folder / 'out.mp4').read_bytes()
+
+    def fail(sample):
+        raise MemoryError
+
+    monkeypatch.setattr(predictor, 'describe', fail)
+    with pytest.raises(MemoryError):
+        predictor.film(tmp_path / 'in.mp4', folder / 'out.mp4')
+    assert [*folder.iterdir()] == [folder / 'out.mp4']
+    assert (folder / 'out.mp4').read_bytes() == whole
+
+
 def test_detections_are_those_of_a_test(shapes, tmp_path):
     cfg = make_config('mask_rcnn', shapes)
     cfg.model.test_cfg.rcnn.score_thr = 0.0
