@@ -127,7 +127,7 @@ class Predictor:
                 yield self(file)
 
     def film(self, video: Path, out_file: Path) -> list[dict[str, Any]]:
-        """Draw the predictions of a video into another, in MPEG-4: whole, or not at all.
+        """Draw the predictions of a video into another, MPEG-4, whole or not at all.
 
         Returns:
             What was found, as ``describe`` says it, and the number of the frame,
