@@ -14,7 +14,9 @@ if __name__ == '__main__':
     answer_signals()  # while the rest is imported
 
 import argparse
+from functools import partial
 
+from mmrecnext.benchmark.original import original_of
 from mmrecnext.checkpoint.sources import check_source
 from mmrecnext.cli import SettingsAction, file_to_write, run
 from mmrecnext.engine.configs import SUFFIXES, load_config
@@ -78,9 +80,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--form',
-        choices=('deploy', 'train'),
+        choices=('deploy', 'train', 'original'),
         default='deploy',
-        help='deploy: with batch norms merged into convolutions [%(default)s]',
+        help='deploy: with batch norms merged into convolutions; original: of a '
+        'published backbone, as the published code computes it, to compare with '
+        '[%(default)s]',
     )
     parser.add_argument(
         '--no-verify',
@@ -138,6 +142,9 @@ def choose(args: argparse.Namespace) -> Subject:
         OptionError: for a model of unknown name, or options that do not go together.
     """
     deploy = args.form == 'deploy'
+    is_original = args.form == 'original'
+    if is_original and (args.model.endswith(SUFFIXES) or not args.backbone):
+        raise OptionError('--form original is for the --backbone of a published model')
     if args.checkpoint:
         check_source(args.checkpoint)
     if args.model.endswith(SUFFIXES):
@@ -148,7 +155,8 @@ def choose(args: argparse.Namespace) -> Subject:
     if args.cfg_options or args.logits:
         raise OptionError('--cfg-options and --logits are for networks of configs')
     if args.backbone:
-        return published_backbone(args.model, args.checkpoint, deploy)
+        original = partial(original_of, fused=True) if is_original else None
+        return published_backbone(args.model, args.checkpoint, deploy, original)
     from mmrecnext.classification import load_classifier  # here: it needs timm
 
     checkpoint = args.checkpoint or get_pretrained(args.model).url

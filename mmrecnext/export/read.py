@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from torch import nn
 
 from mmrecnext.checkpoint import backbone_weights, load_network, read_checkpoint
 from mmrecnext.checkpoint.fit import with_weights
@@ -35,7 +37,10 @@ def source(model: str, checkpoint: str) -> dict[str, Any]:
 
 
 def published_backbone(
-    name: str, checkpoint: str | None = None, deploy: bool = True
+    name: str,
+    checkpoint: str | None = None,
+    deploy: bool = True,
+    original: Callable[[RecNeXt], nn.Module] | None = None,
 ) -> Subject:
     """Return the backbone of a published model.
 
@@ -43,6 +48,7 @@ def published_backbone(
         name: such as ``recnext_m3`` or ``recnext_m3.base_300e_in1k``.
         checkpoint: its weights, in any form; by default the published ones.
         deploy: whether to merge batch norms.
+        original: makes the original computation of it, which is then exported.
 
     Raises:
         OptionError: for an unknown name.
@@ -52,7 +58,11 @@ def published_backbone(
     checkpoint = checkpoint or published.url
     weights = backbone_weights(read_checkpoint(checkpoint, 'cpu'))
     backbone = with_weights(RecNeXt(published.arch), weights, checkpoint)
-    return backbone_subject(backbone, deploy=deploy, **source(name, checkpoint))
+    about = source(name, checkpoint)
+    if original:
+        own = original(backbone)
+        return backbone_subject(own, deploy=False, form='original', **about)
+    return backbone_subject(backbone, deploy=deploy, **about)
 
 
 def network_subject(

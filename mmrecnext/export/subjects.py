@@ -205,5 +205,5 @@ def description(
 ) -> dict[str, Any]:
     """Return what a file tells of itself; what is None is left out."""
     form = 'deploy' if deploy else 'train'
-    told = dict(task=task, form=form, preparation=asdict(how), **about)
+    told = dict(task=task, form=form, preparation=asdict(how)) | about
     return {name: value for name, value in told.items() if value is not None}

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mmrecnext import RecNeXt
+from mmrecnext.benchmark.original import Original, original_of
 from mmrecnext.engine.configs import load_config
 from mmrecnext.errors import ExportError, OptionError
 from mmrecnext.export import (
@@ -20,6 +21,7 @@ from mmrecnext.export import (
     export,
     formats,
     network_subject,
+    published_backbone,
 )
 from mmrecnext.export.images import Images, Preparation, preparation_of
 from mmrecnext.export.layers import for_any_size
@@ -134,6 +136,18 @@ def test_tool_exports_the_backbone_of_a_config(segmentor, tmp_path):
     log = check(run_tool(*command, '--out', out))
     assert 'blank picture of 64 x 64: c1 ' in log
     assert f'{out}: c1, c2, c3, c4, verified' in log
+
+
+def test_original_computation_of_a_published_backbone(pretrained):
+    own, original = (
+        published_backbone('m3', str(pretrained), original=make)
+        for make in (None, partial(original_of, fused=True))
+    )
+    assert (own.about['form'], original.about['form']) == ('deploy', 'original')
+    assert isinstance(original.network.backbone, Original)
+    images = torch.randint(0, 256, (1, 3, 64, 32), dtype=torch.uint8)
+    found = dict(zip(original.outputs, original.network(images), strict=True))
+    assert all(x.fits for x in compare_values(found, own.reference(images)))
 
 
 @pytest.mark.parametrize('scale', [2, 1.5])
@@ -270,6 +284,7 @@ def test_sliding_windows_are_refused(segmentor):
         (['m0', '--format', 'onx'], 'Did you mean onnx'),
         (['m0', '--size', 'big'], '--size takes free'),
         (['m0', '--logits'], 'networks of configs'),
+        (['m0', '--form', 'original'], 'is for the --backbone of a published'),
         (['m0', 'none.pth'], 'there is no checkpoint none.pth'),
         (['m9'], 'no weights are published as'),
         ([SEGMENTOR], 'needs a CHECKPOINT'),
