@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import tests.metafiles  # noqa: F401
 from tests.helpers import DATA, ROOT, check, golden_weights, run_tool
 
 torch.set_num_threads(1)  # a process of pytest-xdist has a core of its own

@@ -75,8 +75,9 @@ PRELOADED = (
     'pycocotools.mask',
     'scipy.optimize',
     'timm',
+    'tests.metafiles',
 )
-"""What takes the tools seconds to import, and is not ours nor looks at what is."""
+"""What takes the tools seconds, and neither is of the package nor looks at it."""
 
 SERVER = ForkServer(*PRELOADED)
 

@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from tests.helpers import SERVER
+
 pytestmark = pytest.mark.slow
 
 BUILD = """
@@ -12,28 +14,43 @@ print(type(model).__module__, model.out_channels)
 """
 
 
-def python(code, cwd=None):
-    return subprocess.run(
-        [sys.executable, '-c', code], cwd=cwd, capture_output=True, text=True
-    )
+def python(code):
+    """Run code in a Python that has imported nothing."""
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+
+
+@pytest.fixture
+def forked(tmp_path):
+    """Run code in a Python that has imported PyTorch and MMEngine."""
+
+    def forked(code):
+        (tmp_path / 'code.py').write_text(code)
+        return SERVER.run(['code.py'], tmp_path)
+
+    return forked
 
 
 @pytest.mark.parametrize(
-    ('framework', 'absent'),
-    [('mmdet', ['mmseg']), ('mmseg', ['mmdet']), ('mmengine', ['mmdet', 'mmseg'])],
+    ('framework', 'absent'), [('mmdet', ['mmseg']), ('mmseg', ['mmdet'])]
 )
-def test_scoped_type_needs_no_import_nor_another_framework(framework, absent, tmp_path):
+def test_scoped_type_needs_no_import_nor_another_framework(framework, absent, forked):
     code = f'import sys; sys.modules.update(dict.fromkeys({absent}))' + BUILD.format(
         framework=framework, type='mmrecnext.RecNeXt'
     )
-    result = python(code, cwd=tmp_path)
+    result = forked(code)
     assert result.stdout.endswith('mmrecnext.models.recnext (40, 80)\n'), result.stderr
 
 
-def test_bare_type_after_import(tmp_path):
+def test_scoped_type_needs_no_framework():
+    code = "import sys; sys.modules.update(dict.fromkeys(['mmdet', 'mmseg']))"
+    result = python(code + BUILD.format(framework='mmengine', type='mmrecnext.RecNeXt'))
+    assert result.stdout.endswith('mmrecnext.models.recnext (40, 80)\n'), result.stderr
+
+
+def test_bare_type_after_import(forked):
     frameworks = ('mmengine', 'mmdet', 'mmseg')
     builds = (BUILD.format(framework=x, type='RecNeXt') for x in frameworks)
-    result = python('import mmrecnext' + ''.join(builds), cwd=tmp_path)
+    result = forked('import mmrecnext' + ''.join(builds))
     built = ['mmrecnext.models.recnext (40, 80)'] * len(frameworks)
     assert result.stdout.splitlines()[-len(built) :] == built, result.stderr
 
@@ -63,10 +80,10 @@ def test_checkpoints_are_read_safely_in_either_order(first):
 
 
 @pytest.mark.parametrize('framework', ['mmdet', 'mmseg'])
-def test_builds_in_the_default_scope_of_a_config(framework):
+def test_builds_in_the_default_scope_of_a_config(framework, forked):
     code = (
         f"from mmengine.registry import init_default_scope as s; s('{framework}')"
         + BUILD.format(framework=framework, type='mmrecnext.RecNeXt')
     )
-    result = python(code)
+    result = forked(code)
     assert result.returncode == 0, result.stderr

@@ -1,5 +1,6 @@
 """Every released form of every model loads and is the network; all else is refused."""
 
+import functools
 import pickle
 import shutil
 import sys
@@ -68,6 +69,9 @@ def build(arch, deploy=False):
     return model.to_empty(device='cpu').eval()
 
 
+build_once = functools.cache(build)  # for those that refuse what they are given
+
+
 def assert_golden(model, arch, features):
     with torch.no_grad():
         maps = model(golden_input())
@@ -119,21 +123,23 @@ def test_all_else_is_refused(arch, form, golden_states, folder, capfd):
     deploy = form == FUSED
     states = golden_states[f'recnext_{arch}']['fused' if deploy else 'train']
     weights = {key: torch.zeros(shape, dtype=torch.int8) for key, shape in states}
-    key = next(k for k in weights if k.startswith('stages.2.') and 'weight' in k)
+    moved, *_, cut = (k for k in weights if k.startswith('stages.2.') and 'weight' in k)
     model = build(arch, deploy)
 
     def refuse(weights, message, model=model):
         with pytest.raises(CheckpointError, match=message):
             load_pretrained(model, write_raw(form, weights, folder))
 
-    renamed = {key.replace('stages.2', 'stages.4'): weights[key], **weights}
-    del renamed[key]
-    refuse(renamed, rf'does not fit {arch}; missing: {key}; left over: stages\.4')
-    reshaped = {**weights, key: torch.zeros(7, 1)}
-    refuse(reshaped, rf'does not fit {arch}; of another shape: {key} \[7, 1\] inst')
+    wrong = {moved.replace('stages.2', 'stages.4'): weights[moved], **weights}
+    wrong[cut] = torch.zeros(7, 1)
+    del wrong[moved]
+    found = (
+        rf'missing: {moved}; left over: stages\.4.*; of another shape: {cut} \[7, 1\]'
+    )
+    refuse(wrong, rf'does not fit {arch}; {found} inst')
     other = 'm0' if arch != 'm0' else 'a0'
     hint = rf'These are weights of {arch}, this is {other}'
-    refuse(weights, hint, build(other, deploy))
+    refuse(weights, hint, build_once(other, deploy))
     with_code(folder / form)
     with pytest.raises(CheckpointError, match=r'would execute code|is broken'):
         load_pretrained(model, str(folder / form))

@@ -13,20 +13,22 @@ from safetensors.torch import save_file
 
 from mmrecnext.engine.build import fit_cpu
 from mmrecnext.engine.configs import load_config
+from mmrecnext.models import RecNeXtClassifier
 from mmrecnext.pretrained import Pretrained
 from tests.fork_server import ForkServer
-from tests.helpers import PRELOADED, ROOT
+from tests.helpers import PRELOADED, ROOT, golden_tensor
 
 SIDE = 128  # of images, in pixels: two of the coarsest map, for batch norms to train
 BATCH = 2
 STEPS = 2  # of training
 REGIONS = 8  # of an image, for the heads of a detector to look at
 
-# What the commands of the docs import, ours too: they are many.
+# What the commands of the docs import, ours too, with shallow models: they are many.
 SERVER = ForkServer(
     *PRELOADED,
     'mmrecnext.classification',
     'mmrecnext.engine.runner',
+    'tests.docs.shallow',
     'pandas',
     *(
         f'{framework}.{part}'
@@ -119,7 +121,7 @@ def make_world(folder: Path, data: dict[str, Path]):
     film.release()
 
 
-def save_published(folder: Path, weights: Pretrained, state: dict):
+def save_published(folder: Path, weights: Pretrained):
     """Save made-up weights where downloads of the published ones are kept.
 
     The classifier of the released file knows as many classes as ``imagenet`` has, that
@@ -127,6 +129,11 @@ def save_published(folder: Path, weights: Pretrained, state: dict):
     """
     file = folder / 'hub/checkpoints' / Path(weights.url).name
     file.parent.mkdir(parents=True, exist_ok=True)
+    with torch.device('meta'):
+        shapes = {
+            k: v.shape for k, v in RecNeXtClassifier(weights.arch).state_dict().items()
+        }
+    state = {key: golden_tensor(key, shape) for key, shape in shapes.items()}
     few = len(IMAGENET_LABELS)
     released = {k: v[:few] if '.linear.' in k else v for k, v in state.items()}
     torch.save({'model': released}, file)

@@ -7,6 +7,7 @@ how to run, fails.
 
 import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -18,10 +19,12 @@ import numpy as np
 import pytest
 from mmengine.registry import MODELS
 
+from mmrecnext import ARCHS
 from mmrecnext.engine.configs import load_config
 from mmrecnext.pretrained import PRETRAINED
 from tests.docs.doc_blocks import BLOCKS, commands, words
 from tests.docs.sandbox import (
+    SERVER,
     STEPS,
     make_world,
     python,
@@ -29,7 +32,7 @@ from tests.docs.sandbox import (
     save_random_weights,
     smaller,
 )
-from tests.helpers import ROOT, check, golden_weights
+from tests.helpers import ROOT, check
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +82,7 @@ SHELL = {
 
 
 @pytest.fixture(scope='module')
-def world(tmp_path_factory, coco, ade, shapes, golden_states):
+def world(tmp_path_factory, coco, ade, shapes):
     """A clone with data, media and weights, and an environment in which to find them.
 
     Each test works in a copy of its own.
@@ -87,16 +90,17 @@ def world(tmp_path_factory, coco, ade, shapes, golden_states):
     folder = tmp_path_factory.mktemp('docs')
     data = {'coco': coco, 'ade/ADEChallengeData2016': ade, 'shapes': shapes}
     make_world(folder / 'clone', data)
-    save_random_weights(DEMO.format('mask_rcnn'), folder / 'clone/CHECKPOINT')
     text = '\n'.join(block.text for block in BLOCKS)
-    for weights in PRETRAINED.values():
-        if weights.name in text or Path(weights.url).name in text:
-            state = golden_weights(golden_states, weights.arch, head=True)
-            save_published(folder, weights, state)
-    for name, arch, kind in set(re.findall(NETWORK, text)):
-        config = NETWORKS[kind].format(arch)
-        file = folder / 'hub/checkpoints' / name
-        save_random_weights(config, file, CLASSES=('a', 'b'), PALETTE=None)
+    with mock.patch.dict(ARCHS):
+        runpy.run_module('tests.docs.shallow')
+        save_random_weights(DEMO.format('mask_rcnn'), folder / 'clone/CHECKPOINT')
+        for weights in PRETRAINED.values():
+            if weights.name in text or Path(weights.url).name in text:
+                save_published(folder, weights)
+        for name, arch, kind in set(re.findall(NETWORK, text)):
+            config = NETWORKS[kind].format(arch)
+            file = folder / 'hub/checkpoints' / name
+            save_random_weights(config, file, CLASSES=('a', 'b'), PALETTE=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('TORCH_HOME', str(folder))
         patch.setenv('HF_HOME', str(folder))
@@ -213,15 +217,7 @@ def on_several_gpus(argv, sandbox):
         s.bind(('127.0.0.1', 0))
         port = str(s.getsockname()[1])
     script = quick(['tools/train.py', *argv[1:]], sandbox)[1:]
-    return check(
-        subprocess.run(
-            [argv[0], *script],
-            cwd=sandbox,
-            env={**os.environ, 'PYTHON': sys.executable, 'PORT': port},
-            capture_output=True,
-            text=True,
-        )
-    )
+    return check(SERVER.launch([argv[0], *script], sandbox, PORT=port))
 
 
 def on_slurm(argv, sandbox):
