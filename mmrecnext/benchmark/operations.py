@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmrecnext.archs import ARCHS
@@ -48,17 +50,35 @@ def count_flops(call: Callable[[], object], interpolation: bool = True) -> int:
         call: what is to be counted, on tensors of the meta device.
         interpolation: whether bilinear interpolation counts too.
     """
-    bilinear = {torch.ops.aten.upsample_bilinear2d: _bilinear_flops}
-    counter = FlopCounterMode(
-        display=False, custom_mapping=bilinear if interpolation else None
-    )
-    with torch.no_grad(), torch.device('meta'), counter:
+    counter, bilinear = FlopCounterMode(display=False), _Bilinear()
+    with torch.no_grad(), torch.device('meta'), counter, bilinear:
         call()
-    return counter.get_total_flops()
+    return counter.get_total_flops() + (bilinear.flops if interpolation else 0)
 
 
-def _bilinear_flops(*args, out_shape: torch.Size, **kwargs) -> int:
-    return FLOPS_PER_MAC * MACS_PER_BILINEAR_PIXEL * out_shape.numel()
+class _Bilinear(TorchFunctionMode):
+    """Counts bilinear interpolation, and has nearest pixels in its place.
+
+    These have the same shape, which is all there is on the meta device, and come of a
+    tenth of the operations there.
+    """
+
+    flops = 0
+
+    def __torch_function__(
+        self,
+        func: Callable,
+        types: Any,
+        args: tuple = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call a function of PyTorch."""
+        kwargs = kwargs or {}
+        if func is not F.interpolate or kwargs['mode'] != 'bilinear':
+            return func(*args, **kwargs)
+        enlarged = func(*args, **{**kwargs, 'mode': 'nearest', 'align_corners': None})
+        self.flops += FLOPS_PER_MAC * MACS_PER_BILINEAR_PIXEL * enlarged.numel()
+        return enlarged
 
 
 def cost_of(model: nn.Module, run: Callable[[nn.Module], object]) -> Cost:
