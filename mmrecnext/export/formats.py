@@ -10,7 +10,7 @@ from pathlib import Path
 from torch.export import ExportedProgram
 
 from mmrecnext.errors import OptionError, did_you_mean
-from mmrecnext.export import onnx_file, openvino_file
+from mmrecnext.export import onnx_file, openvino_file, pt2_file, torchscript_file
 from mmrecnext.export.proof import Run
 from mmrecnext.export.reductions import SINGLE, Reduction, halved
 
@@ -70,6 +70,24 @@ FORMATS = {
             annotate=openvino_file.annotate,
             told=openvino_file.told,
             reductions={'fp16': Reduction(openvino_file.halve, halved)},
+        ),
+        Format(
+            name='pt2',
+            suffix='.pt2',
+            packages=(),
+            write=pt2_file.write,
+            read=pt2_file.read,
+            annotate=pt2_file.annotate,
+            told=pt2_file.told,
+        ),
+        Format(
+            name='torchscript',
+            suffix='.ts',
+            packages=(),
+            write=torchscript_file.write,
+            read=torchscript_file.read,
+            annotate=torchscript_file.annotate,
+            told=torchscript_file.told,
         ),
     )
 }

@@ -95,7 +95,13 @@ def export(
             if verify:
                 limit = reduction.limit(subject, size, PICTURES[pictures])
                 rounding = shown(limit)
-        about = dict(subject.about, pictures=pictures, size=size or 'free', dtype=dtype)
+        about = dict(
+            subject.about,
+            outputs=subject.outputs,
+            pictures=pictures,
+            size=size or 'free',
+            dtype=dtype,
+        )
         row.annotate(place, metadata(about, row, trials, rounding))
     return Report(Path(file), seconds, trials, rounding)
 

@@ -1,0 +1,54 @@
+"""PyTorch's own files of graphs, which ``torch.export.load`` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from mmrecnext.export import archives
+
+
+def write(program: ExportedProgram, outputs: Sequence[str], file: Path) -> None:
+    """Write a graph.
+
+    Args:
+        program: from pictures to outputs; loses what it tells of its making.
+        outputs: their names, which the file cannot hold but as others that it tells.
+        file: to be written.
+    """
+    _forget_origin(program)
+    _save(program, file, archives.named(outputs))
+
+
+def annotate(file: Path, about: Mapping[str, str]) -> None:
+    """Write what the file tells of itself, by name."""
+    program = torch.export.load(file)
+    _forget_origin(program)
+    _save(program, file, {**told(file), **about})
+
+
+told = archives.told
+
+
+def read(file: Path) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Return what runs a file, in PyTorch."""
+    module = torch.export.load(file).module()
+    return archives.runner(module, file)
+
+
+def _save(program: ExportedProgram, file: Path, about: Mapping[str, str]) -> None:
+    with file.open('wb') as stream:  # by a name PyTorch would ask for another suffix
+        torch.export.save(program, stream, extra_files=dict(about))
+
+
+def _forget_origin(program: ExportedProgram) -> None:
+    """Take out the example, and where each node was made: lines of files of here."""
+    program.example_inputs = None
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop('stack_trace', None)

@@ -1,0 +1,99 @@
+"""TorchScript, for programs that have not left it: ``torch.jit.load`` reads it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+
+from mmrecnext.export import archives
+
+SAME: dict[Any, Any] = {
+    torch.ops.aten.sym_size.int: torch.ops.aten.size,
+    torch.sym_max: max,
+    torch.sym_min: min,
+    torch.sym_int: int,
+    torch.sym_float: float,
+    math.trunc: int,
+}
+"""What TorchScript calls the operators on sizes."""
+
+CHECKS = {torch.ops.aten._assert_tensor_metadata.default}
+"""What has no result, and no name in TorchScript."""
+
+
+def write(program: ExportedProgram, outputs: Sequence[str], file: Path) -> None:
+    """Write a graph.
+
+    It is compiled, and not traced by an example, whose sizes it would keep.
+
+    Args:
+        program: from pictures to outputs.
+        outputs: their names, which the file cannot hold but as others that it tells.
+        file: to be written.
+    """
+    module = plain(program)
+    with _quietly():
+        script = torch.jit.script(module)
+    _save(script, file, archives.named(outputs))
+
+
+def plain(program: ExportedProgram) -> fx.GraphModule:
+    """Return a graph that is called with tensors alone, of operators without types."""
+    whole = program.run_decompositions({}).module(check_guards=False)
+    graph, weights = fx.Graph(), nn.Module()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in whole.graph.nodes:
+        if node.target in CHECKS or node.op == 'call_module':  # that of the guards
+            continue
+        if node.op == 'get_attr':
+            name = node.target.replace('.', '_')
+            value: Any = whole
+            for part in node.target.split('.'):
+                value = getattr(value, part)
+            weights.register_buffer(name, value.detach())
+            copies[node] = graph.get_attr(name)
+            continue
+        copies[node] = copy = graph.node_copy(node, copies.__getitem__)
+        target: Any = SAME.get(copy.target, copy.target)
+        if isinstance(target, torch._ops.OpOverload):
+            target = target.overloadpacket
+        copy.target = target
+    return fx.GraphModule(weights, graph)
+
+
+def annotate(file: Path, about: Mapping[str, str]) -> None:
+    """Write what the file tells of itself, by name."""
+    with _quietly():
+        script = torch.jit.load(file)
+    _save(script, file, {**told(file), **about})
+
+
+told = archives.told
+
+
+def read(file: Path) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Return what runs a file, in PyTorch."""
+    with _quietly():
+        script = torch.jit.load(file)
+    return archives.runner(script, file)
+
+
+def _save(script: torch.jit.ScriptModule, file: Path, about: Mapping[str, str]) -> None:
+    with _quietly(), file.open('wb') as stream:
+        torch.jit.save(script, stream, _extra_files=dict(about))
+
+
+@contextmanager
+def _quietly():
+    """Keep PyTorch from telling that it will not develop TorchScript any more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
