@@ -46,8 +46,8 @@ class ForkServer:
     def __init__(self, *modules: str):
         self.modules = modules
         self.process: subprocess.Popen | None = None
-        self.folder = tempfile.TemporaryDirectory()
-        self.address = f'{self.folder.name}/socket'
+        self.folder: tempfile.TemporaryDirectory | None = None
+        self.address = ''
 
     def run(self, argv, cwd, **env) -> subprocess.CompletedProcess:
         """Run ``python ARGV`` in ``cwd``: a script, or ``-m`` and a module.
@@ -98,6 +98,8 @@ class ForkServer:
             raise
 
     def _start(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.address = f'{self.folder.name}/socket'
         self.process = subprocess.Popen(
             [sys.executable, '-m', 'tests.fork_server', self.address, *self.modules],
             cwd=ROOT,
@@ -148,6 +150,7 @@ def serve(address, *modules):
                 own.close()
                 answer(connection)
             connection.close()
+    os._exit(0)
 
 
 def answer(connection):

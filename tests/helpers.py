@@ -79,18 +79,31 @@ PRELOADED = (
 )
 """What takes the tools seconds, and neither is of the package nor looks at it."""
 
+FRAMEWORKS = tuple(
+    f'{framework}.{part}'
+    for framework in ('mmdet', 'mmseg')
+    for part in ('apis', 'datasets', 'engine', 'evaluation', 'models')
+)
+"""What a config has imported, and with it our stand-ins for operators."""
+
 SERVER = ForkServer(*PRELOADED)
+RUNNERS = dict.fromkeys(
+    (f'tools/{name}.py' for name in ('train', 'test', 'infer')),
+    ForkServer(*PRELOADED, *FRAMEWORKS),
+)
+"""The server of each tool that runs the network of a config."""
 
 
 def run_tool(*command, cwd=ROOT, **env) -> subprocess.CompletedProcess:
     """Run a tool of the repository (``tools/...``) or a module (``-m ...``).
 
     A tool in the environment of the tests, but for what it reads as it prints, is
-    forked from ``SERVER``; all else starts Python.
+    forked from a server; all else starts Python.
     """
     name, *args = map(str, command)
     if name.startswith('tools/') and env.keys() <= {'COLUMNS'}:
-        return SERVER.run([ROOT / name, *args], cwd, OMP_NUM_THREADS='1', **env)
+        server = RUNNERS.get(name, SERVER)
+        return server.run([ROOT / name, *args], cwd, OMP_NUM_THREADS='1', **env)
     target = [str(ROOT / name)] if name.startswith('tools/') else [name]
     return subprocess.run(
         [sys.executable, *target, *args],

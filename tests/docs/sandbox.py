@@ -16,7 +16,7 @@ from mmrecnext.engine.configs import load_config
 from mmrecnext.models import RecNeXtClassifier
 from mmrecnext.pretrained import Pretrained
 from tests.fork_server import ForkServer
-from tests.helpers import PRELOADED, ROOT, golden_tensor
+from tests.helpers import FRAMEWORKS, PRELOADED, ROOT, golden_tensor
 
 SIDE = 128  # of images, in pixels: two of the coarsest map, for batch norms to train
 BATCH = 2
@@ -30,11 +30,7 @@ SERVER = ForkServer(
     'mmrecnext.engine.runner',
     'tests.docs.shallow',
     'pandas',
-    *(
-        f'{framework}.{part}'
-        for framework in ('mmdet', 'mmseg')
-        for part in ('apis', 'datasets', 'engine', 'evaluation', 'models')
-    ),
+    *FRAMEWORKS,
 )
 OUTPUTS = ('data', 'work_dirs', 'build')
 IMAGENET_LABELS = ('n01440764', 'n01443537', 'n01484850')

@@ -120,7 +120,7 @@ class TestPublishedDetection:
 
     def test_resumes(self, detector):
         work_dir, options, _ = detector
-        options = [*options, 'train_cfg.max_epochs=2']
+        options = [*options, 'train_cfg.max_epochs=2', 'train_cfg.val_interval=9']
         log = check(run_tool('tools/train.py', DET, '--resume', *options))
         assert 'resumed epoch: 1, iter: 2' in log
         assert len(losses(log)) == 2
@@ -161,7 +161,7 @@ class TestPublishedSegmentation:
 
     def test_resumes(self, segmentor):
         work_dir, options, _ = segmentor
-        options = [*options, 'train_cfg.max_iters=4']
+        options = [*options, 'train_cfg.max_iters=4', 'train_cfg.val_interval=9']
         log = check(run_tool('tools/train.py', SEG, '--resume', *options))
         assert 'resumed epoch: 0, iter: 2' in log
         assert len(losses(log)) == 2
@@ -240,7 +240,10 @@ def scalars(work_dir, name='loss'):
 
 @pytest.mark.parametrize('kind', ['mask_rcnn', 'sem_fpn'])
 def test_a_resumed_run_repeats_a_whole_one_in_two_processes(kind, shapes, tmp_path):
-    """The second half anew, from the checkpoint of the first."""
+    """The second half anew, from the checkpoint of the first.
+
+    These processes import the frameworks themselves.
+    """
     options = {
         'mask_rcnn': [
             'train_dataloader.dataset.pipeline.2.scale=(64,64)',
