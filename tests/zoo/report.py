@@ -84,6 +84,8 @@ def main():
         rows = list(each(check, tasks, pool, progress, 'swap and build'))
         tasks = [(kind, some, args.arch, bert) for kind, some in by_type(rows).items()]
         trainings = list(each(train, tasks, pool, progress, 'train and predict'))
+        pool.close()  # or they are terminated, and a signal may find one in a lock
+        pool.join()
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_file(out, report(rows, trainings, args).encode())
