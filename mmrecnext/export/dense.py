@@ -18,10 +18,6 @@ from mmrecnext.export.boxes import (
 )
 from mmrecnext.export.images import Images, Preparation
 
-Candidates = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Boxes ``[N, P, 4]``, corners in pixels; and of each, ``[N, P]``, its score, its class
-or else what is suppressed apart, and whether it counts."""
-
 
 class WholeDenseDetector(nn.Module):
     """From pictures to detections, by a head whose scores and boxes lie in maps.
@@ -43,11 +39,12 @@ class WholeDenseDetector(nn.Module):
 
         Returns:
             ``[N, K, 5]``, corners in pixels and scores, and classes ``[N, K]``, int64;
-            in rows that are left over, zeros with a score of -1, and -1.
+            in rows that are left over, zeros with a score of -1, and -1. What the kind
+            of head finds besides comes next.
         """
         maps = self.model.extract_feat(self.prepare(images))
-        dets, labels, _ = self.head(maps, images.shape[2:])
-        return dets, labels
+        found: tuple[Tensor, ...] = self.head(maps, images.shape[2:])
+        return found
 
 
 class DenseHead(nn.Module):
@@ -58,31 +55,50 @@ class DenseHead(nn.Module):
             perhaps factors of the scores, one map of each level in each.
     """
 
+    masks = False
+    """Whether it finds masks, too."""
+
     def __init__(self, head: Any):
         super().__init__()
         self.head = head
         self.cfg: Any = head.test_cfg
 
-    def forward(self, maps: Any, size: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """Return detections.
+    def forward(self, maps: Any, size: Any) -> tuple[Tensor, ...]:
+        """Return detections, as :class:`WholeDenseDetector` does.
 
         Args:
             maps: those of the neck.
             size: height and width of the pictures.
+        """
+        boxes, scores, labels, valid, *_ = self.candidates(self.head(maps), size)
+        return detections(boxes, scores, labels, valid, self.cfg)[:2]
+
+    def candidates(self, outputs: Any, size: Any) -> tuple[Tensor, ...]:
+        """Return what is found before suppression.
+
+        Args:
+            outputs: of the head.
+            size: height and width of the pictures.
 
         Returns:
-            As :func:`detections` does.
+            Boxes ``[N, P, 4]``, corners in pixels; and of each, ``[N, P]``, its score,
+            its class, whether it counts, and the row of its prior among those of all
+            levels.
         """
-        return detections(self.candidates(self.head(maps), size), self.cfg)
-
-    def candidates(self, outputs: Any, size: Any) -> Candidates:
-        """Return what is found before suppression, given the outputs of the head."""
-        levels = zip(*outputs, self.priors(outputs[0]), strict=True)
-        parts = [self.level(level, *each) for level, each in enumerate(levels)]
-        boxes, scores, labels, valid = (
-            torch.cat(x, 1) for x in zip(*parts, strict=True)
+        priors = self.priors(outputs[0])
+        levels, before = [], 0
+        for level, each in enumerate(zip(*outputs, priors, strict=True)):
+            *found, places = self.level(level, *each)
+            levels.append([*found, places + before])
+            before = before + priors[level].shape[0]
+        boxes, scores, labels, valid, places = (
+            torch.cat(x, 1) for x in zip(*levels, strict=True)
         )
-        return clipped(self.head, boxes, size), scores, labels, valid
+        boxes = clipped(self.head, boxes, size)
+        if (least := self.cfg.get('min_bbox_size', -1)) >= 0:
+            sides = boxes[..., 2:] - boxes[..., :2]
+            valid = valid & (sides > least).all(-1)
+        return boxes, scores, labels, valid, places
 
     def priors(self, maps: Any, **options: Any) -> list[Tensor]:
         """Return anchors or points of maps, ``[H * W * A, 4]`` or 2, of each level."""
@@ -92,7 +108,7 @@ class DenseHead(nn.Module):
         )
         return grids
 
-    def level(self, level: int, logits: Tensor, *rest: Tensor) -> Candidates:
+    def level(self, level: int, logits: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """Return what is found at one level, given its maps and priors."""
         regression, *factors, priors = rest
         logits = rows(logits, self.head.cls_out_channels)
@@ -100,7 +116,8 @@ class DenseHead(nn.Module):
         valid = scores > self.cfg.get('score_thr', 0)
         for factor in factors:
             scores = scores * take(rows(factor, 1), places)[..., 0].sigmoid()
-        return self.boxes(level, regression, places, priors), scores, labels, valid
+        boxes = self.boxes(level, regression, places, priors)
+        return boxes, scores, labels, valid, places
 
     def boxes(
         self, level: int, regression: Tensor, places: Tensor, priors: Tensor
@@ -159,21 +176,22 @@ def leading(head: Any, logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tens
     return places.gather(1, index // classes), scores, index % classes
 
 
-def detections(candidates: Candidates, cfg: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what is left of candidates, the best first.
+def detections(
+    boxes: Tensor, scores: Tensor, labels: Tensor, valid: Tensor, cfg: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what is left after suppression, the best first.
 
     Args:
-        candidates: no score of those that count is negative.
+        boxes: ``[N, P, 4]``, corners in pixels.
+        scores: ``[N, P]``; none of those that count is negative.
+        labels: ``[N, P]``, classes, or else what is suppressed apart.
+        valid: ``[N, P]``, whether they count.
         cfg: the ``test_cfg``.
 
     Returns:
-        Corners and scores ``[N, K, 5]``, labels ``[N, K]``, and the indices ``[N, K]``
-        of the candidates; of rows that are left over, zeros and -1, and -1.
+        Corners and scores ``[N, K, 5]``, labels ``[N, K]``, and indices ``[N, K]`` of
+        the candidates; in rows that are left over, zeros and -1, -1, and any.
     """
-    boxes, scores, labels, valid = candidates
-    if (least := cfg.get('min_bbox_size', -1)) >= 0:
-        sides = boxes[..., 2:] - boxes[..., :2]
-        valid = valid & (sides > least).all(-1)
     kept = unsuppressed(boxes, scores, labels, valid, cfg.nms.iou_threshold)
     scores, index = best(scores.where(kept, -1), cfg.max_per_img, whole=True)
     found = scores >= 0

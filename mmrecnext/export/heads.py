@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import ExportError
-from mmrecnext.export.detectors import dense_subject
+from mmrecnext.export.dense_heads import InstanceHead, IntegralHead, YOLOXHead
+from mmrecnext.export.detectors import dense_subject, two_stage_subject
 from mmrecnext.export.subjects import Subject, segmentor_subject
 
 HEADS: dict[tuple[str, str], Callable[..., Subject]] = {
     ('mmseg', 'FPNHead'): segmentor_subject,
     ('mmdet', 'RetinaHead'): dense_subject,
+    ('mmdet', 'FCOSHead'): dense_subject,
+    ('mmdet', 'ATSSHead'): dense_subject,
+    ('mmdet', 'SSDHead'): dense_subject,
+    ('mmdet', 'RTMDetHead'): dense_subject,
+    ('mmdet', 'RTMDetSepBNHead'): dense_subject,
+    ('mmdet', 'GFLHead'): partial(dense_subject, kind=IntegralHead),
+    ('mmdet', 'YOLOXHead'): partial(dense_subject, kind=YOLOXHead),
+    ('mmdet', 'RTMDetInsHead'): partial(dense_subject, kind=InstanceHead),
+    ('mmdet', 'RTMDetInsSepBNHead'): partial(dense_subject, kind=InstanceHead),
+    ('mmdet', 'StandardRoIHead'): two_stage_subject,
+    ('mmdet', 'CascadeRoIHead'): two_stage_subject,
 }
 """What makes a subject of a network, by framework and type of the head that predicts.
 
 It is called with the network, the preparation of its pictures, whether to deploy it,
 and by name with what its files are to return and to tell.
 """
+
+PROPOSES = 'rpn_head'
+"""The head whose boxes are no results, if there is another one."""
 
 
 def subject_maker(model: Any, scope: str) -> Callable[..., Subject]:
@@ -35,7 +51,7 @@ def subject_maker(model: Any, scope: str) -> Callable[..., Subject]:
     """
     kinds = [
         type(head).__name__
-        for part in FRAMEWORKS[scope].heads
+        for part in sorted(FRAMEWORKS[scope].heads, key=PROPOSES.__eq__)
         if isinstance(head := getattr(model, part, None), nn.Module)
     ]
     for kind in kinds[:1]:

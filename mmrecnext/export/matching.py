@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from mmrecnext.export.masks import paste_masks
 from mmrecnext.export.proof import LIMIT, Difference, Results
 
 PADDING = (0.0, 0.0, 0.0, 0.0, -1.0)
@@ -25,6 +26,10 @@ numbers of single precision are coarse."""
 
 DECIDED = 0.1
 """Largest share of all detections that rounding may decide on."""
+
+ALIKE = 4
+"""How many may be others for each that the network does not find again: as many are
+missing as are there in their place, and another choice may be of as many again."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +67,18 @@ def compare_detections(
     One may be missing where rounding decides on it: its score is that of the threshold
     or of the last place, or its overlap with a better box that at which boxes are
     suppressed, or two that overlap have the same score, or what suppressed it is
-    missing itself.
+    missing itself. Where the network itself does not find all of them again, as in a
+    picture with nothing in it, where all regions are alike, some more may be others.
 
     Args:
-        found: ``dets`` ``[N, K, 5]`` and ``labels`` ``[N, K]``.
-        expected: likewise.
+        found: ``dets`` ``[N, K, 5]``, ``labels`` ``[N, K]``, and perhaps ``masks``.
+        expected: likewise; of masks ``masks_least`` and ``masks_most``; and perhaps
+            ``unstable`` ``[N]``, how many of them the network does not find again.
         cfg: the ``test_cfg``, for its thresholds.
 
     Returns:
-        One, of ``dets``: the largest difference of scores, or of corners as a share of
-        the largest one.
+        Of ``dets`` the largest difference of scores, or of corners as a share of the
+        largest one; of ``masks`` the share of pixels that differ.
     """
     dets, labels = found['dets'], found['labels']
     if dets.shape != expected['dets'].shape or labels.shape != dets.shape[:2]:
@@ -79,8 +86,10 @@ def compare_detections(
         return [Difference('dets', float('inf'), note)]
     largest = pixels = 0.0
     same = others = wrong = 0
+    kept = []
     for own, other in zip(per_picture(found), per_picture(expected), strict=True):
         matched = pairs(own, other)
+        kept.append(matched)
         for i, j in matched:
             distance = float((own.boxes[i] - other.boxes[j]).abs().max())
             score = float((own.scores[i] - other.scores[j]).abs())
@@ -91,12 +100,60 @@ def compare_detections(
         wrong += sum(1 for _ in unexplained(own, other, matched, cfg))
     total = int((expected['labels'] >= 0).sum())
     note = f'{same} of {total}, boxes within {pixels:.1e} px'
-    fits = not wrong and others <= max(2, DECIDED * total)
+    more = ALIKE * int(expected['unstable'].sum()) if 'unstable' in expected else 0
+    fits = wrong <= more and others <= max(2, DECIDED * total) + more
     if others:
         note += f', {others} decided by rounding' if fits else f', {others} others'
     if not in_order(dets, labels):
         fits, note = False, f'{note}, not in order'
-    return [Difference('dets', largest if fits else torch.inf, note)]
+    differences = [Difference('dets', largest if fits else torch.inf, note)]
+    if 'masks' in found:
+        differences.append(compare_masks(found, expected, kept, cfg))
+    return differences
+
+
+def compare_masks(
+    found: Results,
+    expected: Results,
+    matched: Sequence[Sequence[tuple[int, int]]],
+    cfg: Mapping[str, Any],
+) -> Difference:
+    """Compare the masks of detections that are the same, in each picture.
+
+    Args:
+        found: ``masks``, bool ``[N, K, H, W]``, or probabilities in boxes.
+        expected: ``masks_least`` and ``masks_most``, ``[N, K, H, W]``.
+        matched: indices of detections, of both.
+        cfg: the ``test_cfg``, for the threshold.
+    """
+    least, most = expected['masks_least'], expected['masks_most']
+    masks = found['masks']
+    pasted = masks.dtype == torch.bool
+    if pasted and masks.shape != least.shape:
+        note = f'of shape {list(masks.shape)}, not {list(least.shape)}'
+        return Difference('masks', float('inf'), note)
+    wrong = undecided = total = 0
+    for picture, each in enumerate(matched):
+        for i, j in each:
+            own = masks[picture, i]
+            if not pasted:
+                box = found['dets'][picture, i, :4]
+                size = (least.shape[2], least.shape[3])
+                (own,) = paste_masks(own[None], box[None], size, cfg['mask_thr_binary'])
+            low, high = least[picture, j], most[picture, j]
+            wrong += int(((own & ~high) | (low & ~own)).sum())
+            undecided += int((low ^ high).sum())
+            total += int(high.sum())
+    note = f'{wrong} of {total} pixels differ'
+    if undecided:
+        note += f', but for {undecided} at the threshold'
+    return Difference('masks', wrong / max(total, 1), note)
+
+
+def count_missing(results: Results, again: Results) -> Tensor:
+    """Return how many detections of each picture, ``[N]``, are not found again."""
+    both = zip(per_picture(results), per_picture(again), strict=True)
+    return torch.tensor([len(own) - len(pairs(own, other)) for own, other in both])
 
 
 def in_order(dets: Tensor, labels: Tensor) -> bool:

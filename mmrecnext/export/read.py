@@ -71,6 +71,7 @@ def network_subject(
     backbone: bool = False,
     deploy: bool = True,
     logits: bool = False,
+    masks: str | None = None,
 ) -> Subject:
     """Return the network of a config, or its backbone alone.
 
@@ -80,8 +81,10 @@ def network_subject(
         backbone: whether to export the backbone alone, whatever head there is.
         deploy: whether to merge batch norms.
         logits: see :func:`~mmrecnext.export.subjects.segmentor_subject`.
+        masks: see :func:`~mmrecnext.export.detectors.two_stage_subject`.
 
     Raises:
+        OptionError: for an option of another kind of network.
         ConfigError: for a config without names of classes.
         CheckpointError: for weights of another network.
         ExportError: for a head that has no row in ``HEADS``.
@@ -99,10 +102,11 @@ def network_subject(
     about = dict(resize=resizes(cfg), **source(cfg.filename or scope, checkpoint))
     if make is None:
         return backbone_subject(model.backbone, how, deploy, **about)
-    if scope == 'mmseg':
-        about['logits'] = logits
-    elif logits:
+    if masks and scope == 'mmseg':
+        raise OptionError('--masks is for detectors')
+    if logits and scope == 'mmdet':
         raise OptionError('--logits is for segmentors')
+    about.update(dict(logits=logits) if scope == 'mmseg' else dict(masks=masks))
     return make(model, how, deploy, **about, **classes(cfg, meta, model))
 
 
@@ -110,7 +114,8 @@ def classes(cfg: Config, meta: dict[str, Any], model: Any) -> dict[str, Any]:
     """Return names and colours of the classes of a network."""
     from mmrecnext.engine.predictor import describe_classes  # here: it draws, too
 
-    heads = (getattr(model, part, None) for part in ('decode_head', 'bbox_head'))
+    names = ('decode_head', 'bbox_head', 'roi_head.bbox_head', 'roi_head.bbox_head.0')
+    heads = (dict(model.named_modules()).get(name) for name in names)
     counts = (getattr(head, 'num_classes', None) for head in heads)
     count = next(filter(None, counts), None)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
