@@ -30,6 +30,7 @@ from mmrecnext.export import (
     published_backbone,
 )
 from mmrecnext.export.formats import find_format
+from mmrecnext.export.masks import MASKS
 from mmrecnext.export.read import source
 from mmrecnext.export.write import PICTURES
 from mmrecnext.pretrained import get_pretrained
@@ -77,6 +78,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--logits', action='store_true', help='of a segmentor, its logits too'
+    )
+    parser.add_argument(
+        '--masks',
+        choices=MASKS,
+        help='of a detector with masks: pasted into the picture, bool, or in boxes, '
+        f'probabilities [{MASKS[0]}]',
     )
     parser.add_argument(
         '--form',
@@ -151,9 +158,10 @@ def choose(args: argparse.Namespace) -> Subject:
         if not args.checkpoint:
             raise OptionError('the network of a config needs a CHECKPOINT after it')
         cfg = load_config(args.model, args.cfg_options)
-        return network_subject(cfg, args.checkpoint, args.backbone, deploy, args.logits)
-    if args.cfg_options or args.logits:
-        raise OptionError('--cfg-options and --logits are for networks of configs')
+        outputs = dict(logits=args.logits, masks=args.masks)
+        return network_subject(cfg, args.checkpoint, args.backbone, deploy, **outputs)
+    if args.cfg_options or args.logits or args.masks:
+        raise OptionError('--cfg-options, --logits, --masks: for networks of configs')
     if args.backbone:
         original = partial(original_of, fused=True) if is_original else None
         return published_backbone(args.model, args.checkpoint, deploy, original)

@@ -100,7 +100,8 @@ def compare_detections(
         wrong += sum(1 for _ in unexplained(own, other, matched, cfg))
     total = int((expected['labels'] >= 0).sum())
     note = f'{same} of {total}, boxes within {pixels:.1e} px'
-    more = ALIKE * int(expected['unstable'].sum()) if 'unstable' in expected else 0
+    unstable = int(expected['unstable'].sum()) if 'unstable' in expected else 0
+    more = min(ALIKE * unstable, total)
     fits = wrong <= more and others <= max(2, DECIDED * total) + more
     if others:
         note += f', {others} decided by rounding' if fits else f', {others} others'

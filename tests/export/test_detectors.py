@@ -5,16 +5,17 @@ import json
 import onnxruntime
 import pytest
 import torch
+from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from torch import nn
 
 from mmrecnext.engine.build import build_network
-from mmrecnext.errors import ExportError
-from mmrecnext.export import export
+from mmrecnext.errors import ExportError, OptionError
+from mmrecnext.export import export, paste_masks
 from mmrecnext.export.heads import subject_maker
 from mmrecnext.export.images import preparation_of
-from mmrecnext.export.matching import compare_detections
+from mmrecnext.export.matching import compare_detections, count_missing
 from tests.helpers import SMALL, randomise
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporter's own affairs
@@ -124,9 +125,9 @@ class Strides(nn.Module):
         return x, x[..., ::2, ::2]
 
 
-def prepare(model, backbone):
-    """Give a model another backbone, and take away what it adds to nothing."""
-    model.backbone = backbone
+def prepare(model):
+    """Give a model a quick backbone, and take away what it adds to nothing."""
+    model.backbone = Strides()
     for layer in randomise(model).modules():
         if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
             layer.bias.data.zero_()
@@ -156,29 +157,22 @@ def settle(model, name, mean, spread):
         layer.bias.data.fill_(float(mean - spread * values.mean() / values.std()))
 
 
-def dense(head, quick=True, **test):
-    """A small detector of a type of head; the quick one has a backbone of one layer."""
+def dense(head, **test):
+    """A small detector with a type of head."""
     options, layers = HEADS[head]
     torch.manual_seed(0)
     model = build_network(
         ConfigDict(
             type='SingleStageDetector',
             data_preprocessor=PREPROCESSOR,
-            backbone=dict(
-                type='mmrecnext.RecNeXt', arch=SMALL['m0'], out_indices=(1, 2)
-            ),
-            neck=dict(
-                type='FPN',
-                in_channels=[8, 8] if quick else [32, 64],
-                out_channels=8,
-                num_outs=2,
-            ),
+            backbone=dict(type='mmrecnext.RecNeXt', arch=SMALL['m0']),
+            neck=dict(type='FPN', in_channels=[8, 8], out_channels=8, num_outs=2),
             bbox_head=dict(type=head, **{**SMALL_HEAD, **options}),
             test_cfg=dict(TEST, mask_thr_binary=0.5, **test),
         ),
         'mmdet',
     )
-    prepare(model, Strides() if quick else model.backbone)
+    prepare(model)
     for name, mean in layers.items():
         settle(model, f'bbox_head.{name}', mean, 0.3 if '_reg' in name else 2)
     return model
@@ -258,7 +252,7 @@ def two_stage(masks=True, cascade=False, **test):
         ),
         'mmdet',
     )
-    prepare(model, Strides())
+    prepare(model)
     for name, spread in dict(
         rpn_cls=0.5, rpn_reg=0.3, fc_cls=2, fc_reg=0.5, conv_logits=2
     ).items():
@@ -299,7 +293,6 @@ def test_two_stages_at_any_size(tmp_path):
     subject = subject_of(two_stage())
     report = export(subject, file)
     assert all(trial.fits for trial in report.trials)
-    print(*report.trials, sep=chr(10))
     images = torch.randint(0, 256, (2, 3, 33, 70), dtype=torch.uint8)
     session = onnxruntime.InferenceSession(file)
     found = session.run(None, {'images': images.numpy()})
@@ -310,9 +303,8 @@ def test_two_stages_at_any_size(tmp_path):
 
 
 def test_any_size(tmp_path):
-    model = dense('RetinaHead', quick=False)
     file = tmp_path / 'x.onnx'
-    subject = subject_of(model)
+    subject = subject_of(dense('RetinaHead'))
     report = export(subject, file)
     assert all(trial.fits for trial in report.trials)
     images = torch.randint(0, 256, (3, 3, 33, 70), dtype=torch.uint8)
@@ -398,3 +390,89 @@ def test_either_of_two_with_the_same_score():
 def test_choices_that_files_do_not_follow(options, message):
     with pytest.raises(ExportError, match=message):
         subject_of(dense('RetinaHead', **options))
+
+
+def test_networks_that_files_do_not_follow():
+    model = two_stage()
+    for options in (dict(masks='outline'), dict(masks='28')):
+        with pytest.raises(OptionError, match='masks of picture or box, got'):
+            subject_of(model, **options)
+    with pytest.raises(OptionError, match='masks of no kind, got box'):
+        subject_of(two_stage(masks=False), masks='box')
+    with pytest.raises(OptionError, match='masks of picture, got box'):
+        subject_of(dense('RTMDetInsSepBNHead'), masks='box')
+    with pytest.raises(
+        ExportError, match=r'model.test_cfg.rcnn.mask_thr_binary` is -1'
+    ):
+        model.roi_head.test_cfg.mask_thr_binary = -1
+        subject_of(model)
+    for name, message in {
+        'mask_head': r'`model.roi_head.mask_head` is of type Identity: .* FCNMaskHead',
+        'bbox_roi_extractor': 'bbox_roi_extractor` is of type Identity',
+        'bbox_head': 'bbox_head` is of type Identity: .* Shared2FCBBoxHead',
+    }.items():
+        model = two_stage()
+        setattr(model.roi_head, name, nn.Identity())
+        with pytest.raises(ExportError, match=message):
+            subject_of(model)
+    model = two_stage()
+    model.rpn_head.bbox_coder = nn.Identity()
+    with pytest.raises(ExportError, match=r'rpn_head.bbox_coder` is of type Identity'):
+        subject_of(model)
+    model = two_stage()
+    model.roi_head = nn.Identity()
+    with pytest.raises(ExportError, match=r'Identity.*HEADS.*StandardRoIHead'):
+        subject_of(model)
+
+
+def test_a_head_that_predicts_nothing_by_itself():
+    model = dense('mmrecnext.SSDHead')
+    del model.bbox_head.loss_cls
+    with pytest.raises(ExportError, match=r"type='mmrecnext.SSDHead'"):
+        subject_of(model)
+
+
+@pytest.mark.parametrize('threshold', [0.2, 0.5])
+def test_masks_are_pasted_as_by_mmdet(threshold):
+    boxes = torch.tensor(
+        [
+            [3.3, 4.4, 30.2, 25.5],
+            [-9.0, 10.0, 12.0, 50.0],
+            [20.5, 0.0, 60.0, 33.0],
+            [17.3, 4.0, 17.3, 9.0],  # without extent
+            [0.0, 0.0, 60.0, 33.0],
+        ]
+    )
+    masks = torch.rand(5, 28, 28, generator=torch.Generator().manual_seed(0))
+    found = paste_masks(masks, boxes, (33, 60), threshold)
+    expected = torch.zeros(5, 33, 60, dtype=torch.bool)
+    for i in range(5):
+        values, place = _do_paste_mask(masks[i : i + 1, None], boxes[i : i + 1], 33, 60)
+        expected[(i, *place)] = values[0] >= threshold
+    assert expected.any((1, 2)).all()
+    assert torch.equal(found, expected)
+
+
+def test_masks_that_differ():
+    most = torch.zeros(1, 4, 8, 8, dtype=torch.bool)
+    most[0, 0, :4] = True
+    least = most.clone()
+    least[0, 0, 3, 0] = False
+    expected = dict(listed(A, B), masks_least=least, masks_most=most)
+    for masks, fits in ((least, True), (most, True), (~most, False), (most * 0, False)):
+        found = dict(listed(A, B), masks=masks.bool())
+        assert compare_detections(found, expected, TEST)[1].fits == fits
+    (_, short) = compare_detections(
+        dict(listed(A, B), masks=most[..., :7]), expected, TEST
+    )
+    assert not short.fits
+
+
+def test_what_the_network_does_not_find_again():
+    expected = listed(A, B, C)
+    other = listed(A, B, (50, 50, 90, 90, 0.6, 2))
+    assert not compare_detections(other, expected, TEST)[0].fits
+    unstable = dict(expected, unstable=count_missing(expected, listed(A, B)))
+    assert unstable['unstable'].tolist() == [1]
+    assert compare_detections(other, unstable, TEST)[0].fits
+    assert not compare_detections(listed((*A[:4], 0.8, 1)), unstable, TEST)[0].fits
