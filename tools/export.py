@@ -14,7 +14,10 @@ if __name__ == '__main__':
     answer_signals()  # while the rest is imported
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
+
+from torch import Tensor
 
 from mmrecnext.benchmark.original import original_of
 from mmrecnext.checkpoint.sources import check_source
@@ -29,10 +32,15 @@ from mmrecnext.export import (
     network_subject,
     published_backbone,
 )
+from mmrecnext.export.calibration import (
+    Calibration,
+    crop_reader,
+    pipeline_reader,
+)
 from mmrecnext.export.formats import find_format
 from mmrecnext.export.masks import MASKS
 from mmrecnext.export.read import source
-from mmrecnext.export.write import PICTURES
+from mmrecnext.export.write import PICTURES, check_calibration
 from mmrecnext.pretrained import get_pretrained
 
 
@@ -58,7 +66,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--dtype',
         default='fp32',
-        help='type of the weights: fp32, or fp16 [%(default)s]',
+        help='type of the weights: fp32, fp16, or int8, which computes in them too '
+        '[%(default)s]',
+    )
+    parser.add_argument(
+        '--calibrate',
+        metavar='FOLDER',
+        help='for int8: 100 pictures or more like those of a test, of which up to 300 '
+        'are taken',
     )
     parser.add_argument(
         '--size',
@@ -111,12 +126,20 @@ def parse_args() -> argparse.Namespace:
 def main():
     """Read, write, and tell what the proof has shown."""
     args = parse_args()
-    find_format(args.format, args.dtype)
+    row = find_format(args.format, args.dtype)
     size = read_size(args.size)
+    calibration = read_calibration(args, size)
+    check_calibration(row, args.dtype, calibration)
     subject = choose(args)
-    verify = not args.no_verify
     report = export(
-        subject, args.out, args.format, size, args.pictures, verify, args.dtype
+        subject,
+        args.out,
+        args.format,
+        size,
+        args.pictures,
+        not args.no_verify,
+        args.dtype,
+        calibration,
     )
     for trial in report.trials:
         print(f'beside PyTorch, {trial}')
@@ -125,6 +148,8 @@ def main():
     proof = 'verified' if report.trials else 'not verified'
     outputs = ', '.join(subject.outputs)
     print(f'{args.out}: {outputs}, {proof}, written in {report.seconds:.0f} s')
+    if calibration and not args.backbone:
+        print(f'what {args.dtype} costs in accuracy: {evaluation(args)}')
 
 
 def read_size(words: list[str]) -> tuple[int, int] | None:
@@ -140,6 +165,26 @@ def read_size(words: list[str]) -> tuple[int, int] | None:
             f'--size takes free, or one or two sides in pixels, got {" ".join(words)}'
         )
     return int(words[0]), int(words[-1])
+
+
+def read_calibration(
+    args: argparse.Namespace, size: tuple[int, int] | None
+) -> Sequence[Tensor]:
+    """Return the pictures to calibrate with, if a folder is named."""
+    if args.calibrate is None:
+        return ()
+    if args.model.endswith(SUFFIXES):
+        read = pipeline_reader(load_config(args.model, args.cfg_options))
+    else:
+        read = crop_reader(size)
+    return Calibration(args.calibrate, read)
+
+
+def evaluation(args: argparse.Namespace) -> str:
+    """Return the command that evaluates the file."""
+    if args.model.endswith(SUFFIXES):
+        return f'python tools/test.py {args.model} {args.out}'
+    return f'python tools/eval_imagenet.py {args.out} --data FOLDER'
 
 
 def choose(args: argparse.Namespace) -> Subject:

@@ -22,6 +22,7 @@ from mmrecnext.engine.predictor import registered
 from mmrecnext.engine.segmentation import label_map
 from mmrecnext.errors import ExportError, brief
 from mmrecnext.export.formats import FORMATS, find_format
+from mmrecnext.export.images import made_up
 from mmrecnext.export.proof import Results, Run
 from mmrecnext.export.write import PICTURES, PREFIX
 from mmrecnext.pretrained import MEAN, STD
@@ -70,29 +71,13 @@ class ExportedFile:
     def __call__(self, image: Tensor) -> Results:
         """Run a picture ``[3, H, W]``; a smaller one than it takes is made up.
 
-        What is added, below and on the right, is as good as nothing to the network: the
-        mean of its pictures.
-
         Raises:
             ExportError: for a larger picture.
         """
         image = image.to(self.dtype)
         if self.size and self.size != image.shape[1:]:
-            image = self._made_up(image, *self.size)
+            image = made_up(image, self.size, self.about['preparation'])
         return self.run(image[None].contiguous())
-
-    def _made_up(self, image: Tensor, height: int, width: int) -> Tensor:
-        if image.shape[1] > height or image.shape[2] > width:
-            raise ExportError(
-                f'{self.path} takes pictures of {height} x {width}, got one of '
-                f'{image.shape[1]} x {image.shape[2]}'
-            )
-        how = self.about['preparation']
-        mean = torch.tensor(how['mean']).round()
-        mean = mean.flip(0) if how['swap'] else mean
-        whole = mean.to(image.dtype)[:, None, None].repeat(1, height, width)
-        whole[:, : image.shape[1], : image.shape[2]] = image
-        return whole
 
 
 def open_exported(path: str | Path) -> ExportedFile:

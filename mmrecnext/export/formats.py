@@ -69,7 +69,12 @@ FORMATS = {
             read=openvino_file.read,
             annotate=openvino_file.annotate,
             told=openvino_file.told,
-            reductions={'fp16': Reduction(openvino_file.halve, halved)},
+            reductions={
+                'fp16': Reduction(openvino_file.halve, halved),
+                'int8': Reduction(
+                    openvino_file.quantise, packages=('nncf',), is_calibrated=True
+                ),
+            },
         ),
         Format(
             name='pt2',
@@ -116,7 +121,10 @@ def find_format(name: str, dtype: str = SINGLE) -> Format:
         raise OptionError(
             f'{name} files have no weights of {dtype}: {"; ".join(known)}'
         )
-    missing = [package for package in row.packages if find_spec(package) is None]
+    needed = row.packages
+    if dtype in row.reductions:
+        needed += row.reductions[dtype].packages
+    missing = [package for package in needed if find_spec(package) is None]
     if missing:
         raise OptionError(
             f'the format {name} needs packages that are not installed: '

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrecnext.errors import ConfigError
+from mmrecnext.errors import ConfigError, ExportError
 from mmrecnext.pretrained import MEAN, STD
 
 
@@ -106,6 +106,33 @@ class Images(nn.Module):
             for side, low in zip(x.shape[2:], least, strict=True)
         )
         return F.pad(x, (0, right, 0, bottom), value=self.how.pad_value)
+
+
+def made_up(image: Tensor, size: tuple[int, int], how: Mapping[str, Any]) -> Tensor:
+    """Return a picture ``[3, H, W]`` of a given height and width.
+
+    What is added, below and on the right, is as good as nothing to the network: the
+    mean of its pictures.
+
+    Args:
+        image: numbers from 0 to 255.
+        size: height and width.
+        how: a :class:`Preparation`, as a dict.
+
+    Raises:
+        ExportError: for a larger picture.
+    """
+    height, width = image.shape[1:]
+    if height > size[0] or width > size[1]:
+        raise ExportError(
+            f'the file takes pictures of {size[0]} x {size[1]}, got one of '
+            f'{height} x {width}'
+        )
+    mean = torch.tensor(how['mean']).round()
+    mean = mean.flip(0) if how['swap'] else mean
+    whole = mean.to(image.dtype)[:, None, None].repeat(1, *size)
+    whole[:, :height, :width] = image
+    return whole
 
 
 def _missing(side: Any, divisor: int, least: int) -> Any:

@@ -75,7 +75,7 @@ def _name_axes(graph) -> None:
                 dim.dim_param = symbols.sub(lambda m: names[m[0]], dim.dim_param)
 
 
-def halve(file: Path, _) -> None:
+def halve(file: Path, *_) -> None:
     """Keep the weights of a file in half precision; it computes in single as before."""
     import onnx
     from onnx import numpy_helper

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from mmrecnext.errors import ExportError, OptionError, UserError
 from mmrecnext.export.formats import Format, find_format
+from mmrecnext.export.images import made_up
 from mmrecnext.export.proof import EXAMPLE, LIMIT, Trial, try_pictures
 from mmrecnext.export.reductions import SINGLE
 from mmrecnext.export.subjects import Subject
@@ -56,6 +58,7 @@ def export(
     pictures: str = 'uint8',
     verify: bool = True,
     dtype: str = SINGLE,
+    calibration: Sequence[Tensor] = (),
 ) -> Report:
     """Write a network, and run the file beside it: whole and equal, or not at all.
 
@@ -68,6 +71,7 @@ def export(
         verify: whether to run the file; if not, it says so.
         dtype: of the weights: ``fp32``, or another one that the format has. The file is
             proven in single precision before they are rounded, and measured after.
+        calibration: pictures ``[3, H, W]`` that ``int8`` needs, as a test reads them.
 
     Raises:
         OptionError: for an impossible option, or a package that is missing.
@@ -77,6 +81,7 @@ def export(
     """
     row = find_format(format, dtype)
     _check(subject, Path(file), row, size, pictures)
+    check_calibration(row, dtype, calibration)
     start = time.perf_counter()
     program = record(subject, size, PICTURES[pictures])
     with atomic_write(file, *row.companions) as place:
@@ -90,7 +95,8 @@ def export(
             start = time.perf_counter()
             reduction = row.reductions[dtype]
             with _explained(f'{row.name} has no way to hold this network in {dtype}'):
-                reduction.apply(place, ())
+                as_input = partial(_as_input, subject, size, PICTURES[pictures])
+                reduction.apply(place, calibration, as_input)
             seconds += time.perf_counter() - start
             if verify:
                 limit = reduction.limit(subject, size, PICTURES[pictures])
@@ -101,6 +107,7 @@ def export(
             pictures=pictures,
             size=size or 'free',
             dtype=dtype,
+            **(dict(calibration=len(calibration)) if calibration else {}),
         )
         row.annotate(place, metadata(about, row, trials, rounding))
     return Report(Path(file), seconds, trials, rounding)
@@ -163,6 +170,19 @@ def prove(
     return trials
 
 
+def check_calibration(row: Format, dtype: str, calibration: Sequence[Tensor]) -> None:
+    """Check that there are pictures to calibrate with where a type needs them.
+
+    Raises:
+        OptionError: where there are none, or some for nothing.
+    """
+    needed = dtype in row.reductions and row.reductions[dtype].is_calibrated
+    if needed and not calibration:
+        raise OptionError(f'{dtype} needs a folder of pictures to calibrate with')
+    if calibration and not needed:
+        raise OptionError(f'{dtype} takes no pictures to calibrate with')
+
+
 def metadata(
     about: Mapping[str, Any],
     row: Format,
@@ -210,6 +230,15 @@ def _check(
         torch.no_grad(),
     ):
         subject.reference(torch.zeros(1, 3, height, width, dtype=PICTURES[pictures]))
+
+
+def _as_input(
+    subject: Subject, size: tuple[int, int] | None, dtype: torch.dtype, image: Tensor
+) -> Tensor:
+    """Make of a picture ``[3, H, W]`` a batch that a file takes."""
+    if size and image.shape[1:] != size:
+        image = made_up(image, size, subject.about['preparation'])
+    return image[None].to(dtype).contiguous()
 
 
 @contextmanager

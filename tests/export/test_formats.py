@@ -8,11 +8,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from mmrecnext import RecNeXt
-from mmrecnext.errors import ExportError, OptionError
+from mmrecnext.engine.configs import load_config
+from mmrecnext.errors import ConfigError, ExportError, OptionError
 from mmrecnext.export import FORMATS, backbone_subject, export
+from mmrecnext.export.calibration import (
+    FEWEST,
+    Calibration,
+    crop_reader,
+    pipeline_reader,
+)
 from mmrecnext.export.images import Preparation
 from mmrecnext.export.proof import LIMIT
 from tests.helpers import ROOT, SMALL, randomise, run_tool
@@ -127,8 +136,8 @@ def test_weights_beyond_half_precision_stay_whole(tmp_path):
 def test_what_halves_cannot_explain_is_not_kept(subject, tmp_path, monkeypatch):
     from mmrecnext.export import onnx_file
 
-    def halve(file, _):
-        onnx_file.halve(file, _)
+    def halve(file, *_):
+        onnx_file.halve(file)
         model = onnx.load(file)
         weight = model.graph.initializer[0]
         values = onnx.numpy_helper.to_array(weight) * np.float16(1.02)
@@ -172,8 +181,103 @@ def test_types_that_a_format_has_not(subject, tmp_path):
         export(subject, tmp_path / 'x.onnx', dtype='fp8')
 
 
-def test_tool(tmp_path):
-    config = tmp_path / 'none'
-    result = run_tool('tools/export.py', 'm0', '--dtype', 'int4', '--out', config)
-    assert result.returncode == 1 and 'no weights of int4' in result.stderr
+def smooth(count, height=48, width=64):
+    """Pictures ``[3, H, W]`` that resemble those of a test."""
+    seed = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, 3, 4, 5, generator=seed) * 255
+    images = F.interpolate(coarse, (height, width), mode='bilinear').byte()
+    return list(images)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp('pictures')
+    for i, image in enumerate(smooth(FEWEST)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f'{i:03}.png')
+    return place
+
+
+def test_integers(subject, tmp_path):
+    """Measured, not judged: off by what 8 bits leave, of pictures as it knows them."""
+    file = tmp_path / 'x.xml'
+    pictures = smooth(FEWEST, 32, 40)  # made up on the right
+    report = export(
+        subject, file, 'openvino', (32, 64), dtype='int8', calibration=pictures
+    )
+    assert all(trial.fits for trial in report.trials)
+    images = torch.stack(smooth(4, 32, 64))
+    found = FORMATS['openvino'].read(file)(images)['c1']
+    expected = subject.reference(images)['c1']
+    error = (found - expected).square().mean() / expected.square().mean()
+    assert 1e-3 < error.sqrt() < 5e-2
+    told = about(file, 'openvino')
+    assert (told['dtype'], told['calibration']) == ('int8', str(FEWEST))
+    assert json.loads(told['rounding']) == [str(trial) for trial in report.rounding]
+    assert 'type="FakeQuantize"' in file.read_text()
+    content = file.read_bytes()
+    for path in (str(ROOT), sys.prefix, str(tmp_path)):
+        assert path.encode() not in content
+
+
+def test_larger_pictures_than_the_file_takes(subject, tmp_path):
+    with pytest.raises(ExportError, match='pictures of 32 x 64, got one of 48 x 64'):
+        export(
+            subject,
+            tmp_path / 'x.xml',
+            'openvino',
+            (32, 64),
+            verify=False,
+            dtype='int8',
+            calibration=smooth(FEWEST),
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_pictures_are_read_as_tests_read_them(segmentor, folder):
+    read = pipeline_reader(load_config(segmentor[0]))
+    by_config = Calibration(folder, read)
+    assert len(by_config) == FEWEST
+    assert by_config[0].shape == (3, 160, 160)
+    by_crop = Calibration(folder, crop_reader((56, 40)))
+    assert [x.shape for x in by_crop[:2]] == [(3, 56, 40)] * 2
+    # The ones are BGR, the others RGB.
+    means = [x[0].float().mean((1, 2)) for x in (by_config, by_crop)]
+    assert (means[0].flip(0) - means[1]).abs().max() < 20
+
+
+def test_folders_that_do_not_do(folder, tmp_path):
+    read = crop_reader(None)
+    with pytest.raises(OptionError, match='no folder'):
+        Calibration(tmp_path / 'none', read)
+    for file in [*folder.iterdir()][1:]:
+        (tmp_path / file.name).symlink_to(file)
+    with pytest.raises(OptionError, match=f'holds {FEWEST - 1} pictures'):
+        Calibration(tmp_path, read)
+    (tmp_path / 'broken.jpg').write_bytes(b'none')
+    told = rf'1 of {FEWEST} pictures cannot be read: broken.jpg \(cannot identify'
+    with pytest.raises(ConfigError, match=told):
+        Calibration(tmp_path, read)
+
+
+def test_pictures_for_what_needs_them(subject, tmp_path):
+    with pytest.raises(OptionError, match='int8 needs a folder of pictures'):
+        export(subject, tmp_path / 'x.xml', 'openvino', dtype='int8')
+    with pytest.raises(OptionError, match='fp16 takes no pictures'):
+        export(subject, tmp_path / 'x.onnx', dtype='fp16', calibration=smooth(1))
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--dtype', 'int4'], 'no weights of int4'),
+        (['--dtype', 'int8'], 'no weights of int8: onnx fp32 fp16; openvino fp32'),
+        (['--dtype', 'int8', '--format', 'openvino'], 'int8 needs a folder'),
+        (['--calibrate', 'none'], 'there is no folder none'),
+    ],
+)
+def test_mistakes_on_the_command_line(options, message, tmp_path):
+    out = tmp_path / 'x.onnx'
+    result = run_tool('tools/export.py', 'm0', *options, '--out', out)
+    assert result.returncode == 1 and message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+    assert not out.exists()
