@@ -23,6 +23,7 @@ from mmrecnext.engine.segmentation import label_map
 from mmrecnext.errors import ExportError, brief
 from mmrecnext.export.formats import FORMATS, find_format
 from mmrecnext.export.images import made_up
+from mmrecnext.export.masks import paste_masks
 from mmrecnext.export.proof import Results, Run
 from mmrecnext.export.write import PICTURES, PREFIX
 from mmrecnext.pretrained import MEAN, STD
@@ -181,15 +182,27 @@ def _segments(
 def _instances(
     found: Results, sample: Any, about: Mapping[str, Any]
 ) -> dict[str, InstanceData]:
-    """Return what was found in a picture, in its own pixels."""
+    """Return what was found in a picture, at the size that it had.
+
+    Masks in boxes are pasted there, as MMDetection does it; pasted ones become those of
+    the nearest pixels.
+    """
     kept = found['labels'][0] >= 0
     dets = found['dets'][0][kept]
     scale = dets.new_tensor(sample.get('scale_factor', (1.0, 1.0)))
+    boxes = dets[:, :4] / scale.repeat(2)
     instances = InstanceData(
-        bboxes=dets[:, :4] / scale.repeat(2),
-        scores=dets[:, 4],
-        labels=found['labels'][0][kept],
+        bboxes=boxes, scores=dets[:, 4], labels=found['labels'][0][kept]
     )
+    if 'masks' in found:
+        masks, size = found['masks'][0][kept], tuple(sample.ori_shape[:2])
+        if about['masks'] == 'box':
+            threshold = about['test_cfg']['rcnn']['mask_thr_binary']
+            instances.masks = paste_masks(masks, boxes, size, threshold)
+        else:
+            height, width = sample.img_shape[:2]
+            masks = masks[None, :, :height, :width].to(torch.uint8)
+            instances.masks = F.interpolate(masks, size, mode='nearest')[0] > 0
     return dict(pred_instances=instances)
 
 
