@@ -109,4 +109,6 @@ param_scheduler = [
 ]
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=max_epochs))
 auto_scale_lr = dict(base_batch_size=8)  # of both processes
+# Each process has batch norms of its own; one network is evaluated and saved.
+custom_hooks = [dict(type='SyncBuffersHook')]
 visualizer = dict(line_width=1.5, alpha=0.5)

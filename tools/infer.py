@@ -39,11 +39,14 @@ from mmrecnext.engine.predictor import (
     write_image,
     write_label_map,
 )
-from mmrecnext.errors import ConfigError, OptionError
+from mmrecnext.errors import ConfigError, OptionError, brief
 from mmrecnext.export.exported import config_of, is_exported
 from mmrecnext.files import write_file
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+MOST_TOLD = 5
+"""Inputs that could not be predicted are told each with the reason, up to so many."""
+
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
 
 
@@ -156,8 +159,11 @@ def main():
     images = len(done) - videos
     print(f'{images} images, {videos} videos and predictions.json in {out_dir}')
     if failures:
-        told = '; '.join(describe_failure(*item) for item in failures.items())
-        raise ConfigError(told) from next(iter(failures.values()))
+        told = [describe_failure(*item) for item in failures.items()]
+        if len(told) > MOST_TOLD:
+            rest = brief([*failures][MOST_TOLD:], MOST_TOLD)
+            told[MOST_TOLD:] = [f'and likewise {rest}']
+        raise ConfigError('; '.join(told)) from next(iter(failures.values()))
 
 
 def read_config(args: argparse.Namespace) -> Config:

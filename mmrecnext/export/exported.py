@@ -241,7 +241,7 @@ def config_of(file: str) -> Config:
     metainfo = dict(classes=about['classes'], palette=about['palette'])
     pipeline = [
         dict(type='LoadImageFromFile'),
-        *about['resize'],
+        *map(_with_tuples, about['resize']),
         dict(type=pack, meta_keys=META_KEYS),
     ]
     return Config(
@@ -283,6 +283,13 @@ def put_in_place(file: str, cfg: Config) -> None:
         )
     cfg.model = dict(type='mmrecnext.Exported', file=str(file))
     cfg.pop('data_preprocessor', None)  # the file does what this would
+
+
+def _with_tuples(value: Any) -> Any:
+    """Turn the lists of JSON into the tuples that transforms ask for."""
+    if isinstance(value, Mapping):
+        return {key: _with_tuples(part) for key, part in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _parts(file: str, about: Mapping[str, Any]) -> tuple[str, str, str]:
