@@ -238,7 +238,8 @@ def config_of(file: str) -> Config:
     """
     about = open_exported(file).about
     scope, dataset, pack = _parts(file, about)
-    metainfo = dict(classes=about['classes'], palette=about['palette'])
+    palette = [tuple(colour) for colour in about['palette']]
+    metainfo = dict(classes=about['classes'], palette=palette)
     pipeline = [
         dict(type='LoadImageFromFile'),
         *map(_with_tuples, about['resize']),
