@@ -20,6 +20,7 @@ from mmrecnext.export import classifier_subject, export, network_subject
 from mmrecnext.export.exported import (
     Exported,
     ExportedClassifier,
+    _instances,
     config_of,
     open_exported,
     put_in_place,
@@ -72,6 +73,43 @@ def test_predicts_with_nothing_but_the_file(segmentor, exported, shapes, tmp_pat
         found.append(drawn)
     assert found[0] == found[2] and len(found[0]) == 2
     assert found[1] == found[3] and len(found[1]) == 2
+
+
+def test_detections_go_back_to_the_size_of_the_picture():
+    """Masks in boxes are pasted as MMDetection does it, pasted ones enlarged."""
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+    from mmdet.structures import DetDataSample
+
+    torch.manual_seed(0)
+    meta = dict(ori_shape=(60, 80), img_shape=(30, 40), scale_factor=(0.5, 0.5))
+    sample = DetDataSample(metainfo=meta)
+    boxes = torch.tensor([[3.0, 4, 20, 25], [10, 0, 40, 30], [0, 0, 0, 0]])
+    scores = torch.tensor([[0.9], [0.8], [-1]])
+    found = dict(
+        dets=torch.cat([boxes, scores], 1)[None],
+        labels=torch.tensor([[2, 0, -1]]),
+        masks=torch.rand(1, 3, 28, 28),
+    )
+    test_cfg = dict(rcnn=dict(mask_thr_binary=0.5))
+    result = _instances(found, sample, dict(masks='box', test_cfg=test_cfg))
+    instances = result['pred_instances']
+    assert instances.bboxes.equal(2 * boxes[:2])
+    assert instances.labels.tolist() == [2, 0]
+    assert instances.scores.equal(scores[:2, 0])
+    pasted, _ = _do_paste_mask(
+        found['masks'][0, :2, None], 2 * boxes[:2], 60, 80, False
+    )
+    others = instances.masks != (pasted >= 0.5)
+    assert instances.masks.any() and not others[(pasted - 0.5).abs() > 1e-5].any()
+
+    found['masks'] = torch.rand(1, 3, 32, 40) > 0.5  # the divisor has made rows up
+    result = _instances(found, sample, dict(masks='picture'))
+    enlarged = (
+        found['masks'][0, :2, :30].repeat_interleave(2, 1).repeat_interleave(2, 2)
+    )
+    assert result['pred_instances'].masks.equal(enlarged)
+    del found['masks']
+    assert 'masks' not in _instances(found, sample, {})['pred_instances']
 
 
 def test_smaller_pictures_are_made_up(exported):
