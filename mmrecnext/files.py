@@ -21,10 +21,10 @@ def atomic_write(path: str | os.PathLike[str], *companions: str) -> Iterator[Pat
     new one. A link is followed; a device, such as ``/dev/stdout``, is written as it is.
 
     Args:
-        path: the file to write; its folder must be there.
+        path: the file to write, or the folder that is one; what holds it must be there.
         companions: suffixes of files that are written with it, of its name otherwise.
             ``path`` is there only beside those that are its own: for a moment, not at
-            all.
+            all; and so is a folder.
 
     Yields:
         A path in the same folder, with the same suffix.
@@ -33,7 +33,7 @@ def atomic_write(path: str | os.PathLike[str], *companions: str) -> Iterator[Pat
         OSError: where the file cannot be written, of its name; it is then as it was.
     """
     path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
+    if path.exists() and not (path.is_file() or path.is_dir()):
         yield path
         return
     beside = path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}')
@@ -43,11 +43,12 @@ def atomic_write(path: str | os.PathLike[str], *companions: str) -> Iterator[Pat
     try:
         yield beside
         for new, old in places.items():
-            if old.exists():
+            if old.is_file():
                 shutil.copymode(old, new)
-            _flush_to_disk(new)
-        if companions:
-            path.unlink(missing_ok=True)
+            for part in (*new.rglob('*'), new):
+                _flush_to_disk(part)
+        if companions or path.is_dir():
+            _remove(path)
         for new, old in places.items():
             os.replace(new, old)
     except OSError as error:
@@ -58,7 +59,7 @@ def atomic_write(path: str | os.PathLike[str], *companions: str) -> Iterator[Pat
         raise
     finally:
         for new in places:
-            new.unlink(missing_ok=True)
+            _remove(new)
     if os.name == 'posix':
         _flush_to_disk(path.parent)
 
@@ -73,7 +74,15 @@ def remove_unfinished(folder: str | os.PathLike[str]) -> None:
     """Remove what :func:`atomic_write` left in a folder when it was killed."""
     for path in Path(folder).iterdir():
         if UNFINISHED.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: Path) -> None:

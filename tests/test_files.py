@@ -27,6 +27,35 @@ def test_what_fails_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ['weights.pth']
 
 
+def test_files_that_belong_together_appear_together(tmp_path):
+    file, beside = tmp_path / 'graph.xml', tmp_path / 'graph.bin'
+    for text in ('old', 'new'):
+        with atomic_write(file, '.bin') as place:
+            place.write_text(text)
+            place.with_suffix('.bin').write_text(text)
+        assert file.read_text() == beside.read_text() == text
+    told = pytest.raises(OSError, match=f"No such file or directory: '{beside}'$")
+    with told, atomic_write(file, '.bin') as place:
+        place.write_text('one')  # without the other
+    assert file.read_text() == beside.read_text() == 'new'
+    assert {*os.listdir(tmp_path)} == {'graph.xml', 'graph.bin'}
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path):
+    folder = tmp_path / 'model.mlpackage'
+    for name in ('old', 'new'):
+        with atomic_write(folder) as place:
+            (place / 'data').mkdir(parents=True)
+            (place / 'data' / name).touch()
+        assert os.listdir(folder / 'data') == [name]
+    told = pytest.raises(OSError, match=f"No space left on device: '{folder}'$")
+    with told, atomic_write(folder) as place:
+        place.mkdir()
+        raise OSError(28, 'No space left on device')
+    assert os.listdir(folder / 'data') == ['new']
+    assert os.listdir(tmp_path) == ['model.mlpackage']
+
+
 def test_links_modes_and_devices_stay_what_they_are(tmp_path):
     file, link = tmp_path / 'file', tmp_path / 'link'
     file.write_text('old')

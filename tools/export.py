@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mmrecnext.benchmark.original import original_of
 from mmrecnext.checkpoint.sources import check_source
-from mmrecnext.cli import SettingsAction, file_to_write, run
+from mmrecnext.cli import SettingsAction, run
 from mmrecnext.engine.configs import SUFFIXES, load_config
 from mmrecnext.errors import OptionError
 from mmrecnext.export import (
@@ -57,9 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'checkpoint', nargs='?', help='weights [of a published model, its own]'
     )
-    parser.add_argument(
-        '--out', type=file_to_write, required=True, metavar='FILE', help='to be written'
-    )
+    parser.add_argument('--out', required=True, metavar='FILE', help='to be written')
     parser.add_argument(
         '--format', default='onnx', help=f'{", ".join(FORMATS)} [%(default)s]'
     )
@@ -109,6 +107,11 @@ def parse_args() -> argparse.Namespace:
         '[%(default)s]',
     )
     parser.add_argument(
+        '--ios-safe',
+        action='store_true',
+        help='of Core ML: enlarge maps by transposed convolutions',
+    )
+    parser.add_argument(
         '--no-verify',
         action='store_true',
         help='do not run the file beside the network; the file says so',
@@ -140,12 +143,15 @@ def main():
         not args.no_verify,
         args.dtype,
         calibration,
+        args.ios_safe,
     )
     for trial in report.trials:
-        print(f'beside PyTorch, {trial}')
+        print(f'{"its graph" if row.elsewhere else ""} beside PyTorch, {trial}'.strip())
     for trial in report.rounding:
         print(f'in {args.dtype}, {trial}')
     proof = 'verified' if report.trials else 'not verified'
+    if row.elsewhere:
+        proof = f'not verified: {row.elsewhere}'
     outputs = ', '.join(subject.outputs)
     print(f'{args.out}: {outputs}, {proof}, written in {report.seconds:.0f} s')
     if calibration and not args.backbone:

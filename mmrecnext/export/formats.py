@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from torch.export import ExportedProgram
+import torch
 
 from mmrecnext.errors import OptionError, did_you_mean
-from mmrecnext.export import onnx_file, openvino_file, pt2_file, torchscript_file
+from mmrecnext.export import (
+    coreml_file,
+    onnx_file,
+    openvino_file,
+    pt2_file,
+    torchscript_file,
+)
+from mmrecnext.export.enlarging import WholeFactors
 from mmrecnext.export.proof import Run
+from mmrecnext.export.recording import Recording
 from mmrecnext.export.reductions import SINGLE, Reduction, halved
 
 
@@ -23,29 +33,51 @@ class Format:
         name: what it is called on the command line.
         suffix: what names of its files end in.
         packages: that it needs, as they are imported and installed.
-        write: writes a graph, given the names of its outputs.
+        write: writes what was recorded.
         read: returns what runs a file, from pictures to outputs by name.
         annotate: writes into a file what it tells of itself, by name.
         told: returns what was written so.
         companions: suffixes of other files that are written with it.
         reductions: by the type of the weights.
+        is_folder: whether a file is a folder.
+        is_single: whether files take one picture at a time, all of one size.
+        graph_dtype: of pictures in the graph, where it is not that of the file.
+        elsewhere: why files are not run here, where they are not.
+        way: returns what changes how operators are recorded, told whether transposed
+            convolutions are to take the place of interpolation.
     """
 
     name: str
     suffix: str
     packages: tuple[str, ...]
-    write: Callable[[ExportedProgram, Sequence[str], Path], None]
+    write: Callable[[Recording, Path], None]
     read: Callable[..., Run]
     annotate: Callable[[Path, Mapping[str, str]], None]
     told: Callable[[Path], Mapping[str, str]]
     companions: tuple[str, ...] = ()
     reductions: Mapping[str, Reduction] = field(default_factory=dict)
+    is_folder: bool = False
+    is_single: bool = False
+    graph_dtype: torch.dtype | None = None
+    elsewhere: str = ''
+    way: Callable[[bool], AbstractContextManager[Any]] | None = None
 
     @property
     def dtypes(self) -> tuple[str, ...]:
         """The types that weights may have."""
         return (SINGLE, *self.reductions)
 
+
+COREML: dict[str, Any] = dict(
+    read=coreml_file.read,
+    annotate=coreml_file.annotate,
+    told=coreml_file.told,
+    is_single=True,
+    graph_dtype=torch.float32,
+    elsewhere=coreml_file.ELSEWHERE,
+    way=WholeFactors,
+)
+"""What the two formats of Core ML have in common."""
 
 FORMATS = {
     row.name: row
@@ -93,6 +125,22 @@ FORMATS = {
             read=torchscript_file.read,
             annotate=torchscript_file.annotate,
             told=torchscript_file.told,
+        ),
+        Format(
+            name='coreml',
+            suffix='.mlpackage',
+            packages=('coremltools',),
+            write=coreml_file.write,
+            is_folder=True,
+            reductions={'fp16': Reduction(coreml_file.write_half)},
+            **COREML,
+        ),
+        Format(
+            name='coreml-nn',
+            suffix='.mlmodel',
+            packages=('coremltools',),
+            write=coreml_file.write_layers,
+            **COREML,
         ),
     )
 }

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
+
+from mmrecnext.export.recording import Recording
 
 INPUT = 'images'
 AXES = {0: 'batch', 2: 'height', 3: 'width'}
@@ -22,25 +23,24 @@ WORTH_HALVING = 64
 """Least number of weights in an array for which half precision saves anything."""
 
 
-def write(program: ExportedProgram, outputs: Sequence[str], file: Path) -> None:
+def write(recording: Recording, file: Path) -> None:
     """Write a graph.
 
     Args:
-        program: from pictures to outputs.
-        outputs: their names.
+        recording: of a network.
         file: to be written.
     """
-    file.write_bytes(convert(program, outputs))
+    file.write_bytes(convert(recording))
 
 
-def convert(program: ExportedProgram, outputs: Sequence[str]) -> bytes:
+def convert(recording: Recording) -> bytes:
     """Return the content of a file; see :func:`write`."""
     with _quietly():
         converted = torch.onnx.export(
-            program,
+            recording.program,
             dynamo=True,
             input_names=[INPUT],
-            output_names=[*outputs],
+            output_names=[*recording.outputs],
             external_data=False,
             verbose=False,
         )

@@ -10,22 +10,21 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 
 from mmrecnext.export import onnx_file
+from mmrecnext.export.recording import Recording
 
 
-def write(program: ExportedProgram, outputs: Sequence[str], file: Path) -> None:
+def write(recording: Recording, file: Path) -> None:
     """Write a graph.
 
     Args:
-        program: from pictures to outputs.
-        outputs: their names.
+        recording: of a network.
         file: to be written; what holds the weights is called ``.bin`` for ``.xml``.
     """
     import openvino
 
-    content = onnx_file.convert(program, outputs)
+    content = onnx_file.convert(recording)
     _save(openvino.Core().read_model(content), file)
 
 
@@ -35,7 +34,10 @@ def halve(file: Path, *_) -> None:
 
 
 def quantise(
-    file: Path, pictures: Sequence[Tensor], as_input: Callable[[Tensor], Tensor]
+    file: Path,
+    _: Recording,
+    pictures: Sequence[Tensor],
+    as_input: Callable[[Tensor], Tensor],
 ) -> None:
     """Have a file compute in integers of 8 bits, by NNCF.
 

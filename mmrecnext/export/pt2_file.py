@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -10,18 +10,18 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from mmrecnext.export import archives
+from mmrecnext.export.recording import Recording
 
 
-def write(program: ExportedProgram, outputs: Sequence[str], file: Path) -> None:
+def write(recording: Recording, file: Path) -> None:
     """Write a graph.
 
     Args:
-        program: from pictures to outputs; loses what it tells of its making.
-        outputs: their names, which the file cannot hold but as others that it tells.
+        recording: of a network; loses what it tells of its making.
         file: to be written.
     """
-    _forget_origin(program)
-    _save(program, file, archives.named(outputs))
+    _forget_origin(recording.program)
+    _save(recording.program, file, archives.named(recording.outputs))
 
 
 def annotate(file: Path, about: Mapping[str, str]) -> None:

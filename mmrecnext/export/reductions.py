@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrecnext.export.proof import LIMIT, try_pictures
+from mmrecnext.export.recording import Recording
 from mmrecnext.export.subjects import Subject
 
 SINGLE = 'fp32'
@@ -28,15 +29,18 @@ class Reduction:
     """A way to make the weights of a file smaller.
 
     Args:
-        apply: changes a file of single precision, given pictures ``[3, H, W]`` to
-            measure the network with, and what makes of one what the file takes.
+        apply: changes a file of single precision, given what it was written from,
+            pictures ``[3, H, W]`` to measure the network with, and what makes of one
+            what the file takes.
         alike: returns a network whose weights are rounded in the same way; None where
             PyTorch has no such thing, and the differences are told alone.
         packages: that it needs besides those of the format.
         is_calibrated: whether it takes any pictures.
     """
 
-    apply: Callable[[Path, Sequence[Tensor], Callable[[Tensor], Tensor]], None]
+    apply: Callable[
+        [Path, Recording, Sequence[Tensor], Callable[[Tensor], Tensor]], None
+    ]
     alike: Callable[[nn.Module], nn.Module] | None = None
     packages: tuple[str, ...] = ()
     is_calibrated: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from mmrecnext.export import archives
+from mmrecnext.export.recording import Recording
 
 SAME: dict[Any, Any] = {
     torch.ops.aten.sym_size.int: torch.ops.aten.size,
@@ -29,20 +30,19 @@ CHECKS = {torch.ops.aten._assert_tensor_metadata.default}
 """What has no result, and no name in TorchScript."""
 
 
-def write(program: ExportedProgram, outputs: Sequence[str], file: Path) -> None:
+def write(recording: Recording, file: Path) -> None:
     """Write a graph.
 
     It is compiled, and not traced by an example, whose sizes it would keep.
 
     Args:
-        program: from pictures to outputs.
-        outputs: their names, which the file cannot hold but as others that it tells.
+        recording: of a network.
         file: to be written.
     """
-    module = plain(program)
+    module = plain(recording.program)
     with _quietly():
         script = torch.jit.script(module)
-    _save(script, file, archives.named(outputs))
+    _save(script, file, archives.named(recording.outputs))
 
 
 def plain(program: ExportedProgram) -> fx.GraphModule:

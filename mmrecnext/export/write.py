@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import Dim, ExportedProgram
 
 from mmrecnext.errors import ExportError, OptionError, UserError
 from mmrecnext.export.formats import Format, find_format
 from mmrecnext.export.images import made_up
-from mmrecnext.export.proof import EXAMPLE, LIMIT, Trial, try_pictures
+from mmrecnext.export.proof import LIMIT, Run, Trial, try_pictures
+from mmrecnext.export.recording import record
 from mmrecnext.export.reductions import SINGLE
 from mmrecnext.export.subjects import Subject
 from mmrecnext.files import atomic_write
@@ -59,6 +59,7 @@ def export(
     verify: bool = True,
     dtype: str = SINGLE,
     calibration: Sequence[Tensor] = (),
+    ios_safe: bool = False,
 ) -> Report:
     """Write a network, and run the file beside it: whole and equal, or not at all.
 
@@ -72,6 +73,7 @@ def export(
         dtype: of the weights: ``fp32``, or another one that the format has. The file is
             proven in single precision before they are rounded, and measured after.
         calibration: pictures ``[3, H, W]`` that ``int8`` needs, as a test reads them.
+        ios_safe: whether maps of Core ML are enlarged by transposed convolutions.
 
     Raises:
         OptionError: for an impossible option, or a package that is missing.
@@ -81,14 +83,24 @@ def export(
     """
     row = find_format(format, dtype)
     _check(subject, Path(file), row, size, pictures)
+    if ios_safe and row.way is None:
+        raise OptionError(f'{format} files are none of iOS: --ios-safe is for Core ML')
     check_calibration(row, dtype, calibration)
     start = time.perf_counter()
-    program = record(subject, size, PICTURES[pictures])
+    shown_as = row.graph_dtype or PICTURES[pictures]
+    hint = '' if size else '; try --size HEIGHT WIDTH'
+    with _explained(f'PyTorch cannot record this network{hint}'):
+        way = row.way(ios_safe) if row.way else None
+        recording = record(subject, size, pictures, shown_as, row.is_single, way)
     with atomic_write(file, *row.companions) as place:
         with _explained(f'{row.name} has no way to write this network'):
-            row.write(program, subject.outputs, place)
+            row.write(recording, place)
         seconds = time.perf_counter() - start
-        shown = partial(prove, subject, row, place, size, PICTURES[pictures])
+
+        def opened() -> Run:
+            return recording if row.elsewhere else row.read(place)
+
+        shown = partial(prove, subject, opened, size, shown_as)
         trials = shown() if verify else []
         rounding: list[Trial] = []
         if dtype != SINGLE:
@@ -96,11 +108,10 @@ def export(
             reduction = row.reductions[dtype]
             with _explained(f'{row.name} has no way to hold this network in {dtype}'):
                 as_input = partial(_as_input, subject, size, PICTURES[pictures])
-                reduction.apply(place, calibration, as_input)
+                reduction.apply(place, recording, calibration, as_input)
             seconds += time.perf_counter() - start
-            if verify:
-                limit = reduction.limit(subject, size, PICTURES[pictures])
-                rounding = shown(limit)
+            if verify and not row.elsewhere:
+                rounding = shown(reduction.limit(subject, size, shown_as))
         about = dict(
             subject.about,
             outputs=subject.outputs,
@@ -113,35 +124,9 @@ def export(
     return Report(Path(file), seconds, trials, rounding)
 
 
-def record(
-    subject: Subject, size: tuple[int, int] | None, dtype: torch.dtype
-) -> ExportedProgram:
-    """Record the graph of a subject, for any number of pictures.
-
-    Args:
-        subject: whose network to record.
-        size: height and width of the pictures; None for any.
-        dtype: of the pictures.
-
-    Raises:
-        ExportError: where it depends on the numbers in the pictures, or on their size.
-    """
-    images = torch.zeros(2, 3, *(size or EXAMPLE), dtype=dtype)
-    free = (0,) if size else (0, 2, 3)
-    hint = '' if size else '; try --size HEIGHT WIDTH'
-    with _explained(f'PyTorch cannot record this network{hint}'), torch.no_grad():
-        return torch.export.export(
-            subject.network,
-            (images,),
-            dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC),),
-            strict=False,
-        )
-
-
 def prove(
     subject: Subject,
-    row: Format,
-    file: Path,
+    opened: Callable[[], Run],
     size: tuple[int, int] | None,
     dtype: torch.dtype,
     limit: float = LIMIT,
@@ -150,8 +135,7 @@ def prove(
 
     Args:
         subject: what was written.
-        row: the format.
-        file: what was written to.
+        opened: returns what runs the file.
         size: height and width of the pictures; None for any.
         dtype: of the pictures.
         limit: of the differences.
@@ -160,7 +144,7 @@ def prove(
         ExportError: where it does not run, or its results are others.
     """
     with _explained('the written file does not run'):
-        run = row.read(file)
+        run = opened()
         trials = [*try_pictures(run, subject.reference, subject.compare, size, dtype)]
     if misfits := [str(trial) for trial in trials if not trial.within(limit)]:
         raise ExportError(
@@ -196,7 +180,7 @@ def metadata(
         versions=dict(
             mmrecnext=__version__, **{package: version(package) for package in packages}
         ),
-        verified=[str(trial) for trial in trials] or 'no: --no-verify',
+        verified=_verified(row, trials),
     )
     if rounding:
         told['rounding'] = [str(trial) for trial in rounding]
@@ -204,6 +188,16 @@ def metadata(
         f'{PREFIX}{name}': value if isinstance(value, str) else json.dumps(value)
         for name, value in told.items()
     }
+
+
+def _verified(row: Format, trials: Sequence[Trial]) -> list[str] | str:
+    """Return what a file tells of its proof."""
+    if not trials:
+        return 'no: --no-verify'
+    shown = [str(trial) for trial in trials]
+    if row.elsewhere:
+        return f'no: {row.elsewhere}. Its graph in PyTorch: {"; ".join(shown)}'
+    return shown
 
 
 def _check(
@@ -218,9 +212,15 @@ def _check(
         raise OptionError(f'pictures are {" or ".join(PICTURES)}, got {pictures!r}')
     if file.suffix != row.suffix:
         raise OptionError(f'{file}: names of the format {row.name} end in {row.suffix}')
+    if file.is_dir() and not row.is_folder:
+        raise OptionError(f'{file} is a folder; name a file')
     if not file.absolute().parent.is_dir():
         raise OptionError(f'{file}: there is no such folder')
     if size is None:
+        if row.is_single:
+            raise OptionError(
+                f'{row.name} files take pictures of one size: --size HEIGHT WIDTH'
+            )
         return
     if len(size) != 2 or min(size) < 1:
         raise OptionError(f'a size is a height and a width, of 1 or more, got {size}')

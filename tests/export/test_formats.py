@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from mmrecnext.export.calibration import (
     crop_reader,
     pipeline_reader,
 )
+from mmrecnext.export.enlarging import WholeFactors, by_bilinear, by_nearest
 from mmrecnext.export.images import Preparation
 from mmrecnext.export.proof import LIMIT
 from tests.helpers import ROOT, SMALL, randomise, run_tool
@@ -57,9 +59,10 @@ def subject():
 
 
 def about(file, name):
-    told = FORMATS[name].told(file)
-    assert all(key.startswith('mmrecnext.') for key in told)
-    return {key.removeprefix('mmrecnext.'): value for key, value in told.items()}
+    """What a file tells of itself, by name, without what other programs say."""
+    told = FORMATS[name].told(file).items()
+    prefix = 'mmrecnext.'
+    return {k.removeprefix(prefix): v for k, v in told if k.startswith(prefix)}
 
 
 @pytest.mark.parametrize(('name', 'base'), MIXERS.items())
@@ -91,11 +94,18 @@ def test_what_files_tell(name, subject, tmp_path):
     report = export(subject, file, name, (32, 64))
     told = about(file, name)
     assert told['task'] == 'features' and told['dtype'] == 'fp32'
-    assert json.loads(told['verified']) == [str(trial) for trial in report.trials]
+    shown = [str(trial) for trial in report.trials]
+    assert len(shown) == 3
+    if row.elsewhere:
+        assert told['verified'].startswith(f'no: {row.elsewhere}')
+        assert all(trial in told['verified'] for trial in shown)
+    else:
+        assert json.loads(told['verified']) == shown
+    assert json.loads(told['outputs']) == ['c1']
     assert set(row.packages) <= json.loads(told['versions']).keys()
     files = {file, *map(file.with_suffix, row.companions)}
     assert {*tmp_path.iterdir()} == files
-    for each in files:
+    for each in filter(Path.is_file, tmp_path.rglob('*')):
         content = each.read_bytes()
         for path in (str(ROOT), sys.prefix, str(tmp_path)):
             assert path.encode() not in content
@@ -174,6 +184,93 @@ def test_of_two_files_neither_is_left(broken, subject, tmp_path, monkeypatch):
         'x.xml': 'before',
         'x.bin': 'before',
     }
+
+
+def test_maps_are_enlarged_alike_by_convolutions():
+    x = torch.randn(2, 3, 5, 7)
+    for factor in (2, 3, 4, 8):
+        for mode, way in (('nearest', by_nearest), ('bilinear', by_bilinear)):
+            expected = F.interpolate(x, scale_factor=factor, mode=mode)
+            assert torch.allclose(way(x, factor), expected, rtol=0, atol=1e-5)
+    for size in ((10, 14), (9, 14), (10, 13), (9, 13)):
+        for convolve in (False, True):
+            with WholeFactors(convolve):
+                found = F.interpolate(x, size)
+            assert torch.equal(found, F.interpolate(x, size))
+
+
+class Halved(nn.Module):
+    """Enlarges maps that it has halved before, as networks do."""
+
+    def forward(self, x):
+        coarse = F.avg_pool2d(x, 2, ceil_mode=True)
+        sizes = x.shape[2:]
+        return (
+            F.interpolate(coarse, sizes),
+            F.interpolate(coarse, sizes, mode='bilinear'),
+        )
+
+
+@pytest.mark.parametrize('name', ['coreml', 'coreml-nn'])
+def test_core_ml_for_devices_without_interpolation(name, tmp_path):
+    import coremltools
+
+    kinds = {}
+    for ios_safe in (False, True):
+        file = tmp_path / f'{ios_safe}{FORMATS[name].suffix}'
+        export(backbone_subject(Halved()), file, name, (8, 6), ios_safe=ios_safe)
+        spec = coremltools.models.MLModel(str(file), skip_model_load=True).get_spec()
+        image = spec.description.input[0].type.imageType
+        assert (image.height, image.width) == (8, 6)
+        if name == 'coreml':
+            (block,) = spec.mlProgram.functions['main'].block_specializations.values()
+            kinds[ios_safe] = {operator.type for operator in block.operations}
+        else:
+            layers = spec.neuralNetwork.layers
+            kinds[ios_safe] = {layer.WhichOneof('layer') for layer in layers}
+    enlarging = {'upsample_nearest_neighbor', 'upsample_bilinear', 'upsample'}
+    assert kinds[False] & enlarging and not kinds[True] & enlarging
+
+
+def test_core_ml_of_half_precision(subject, tmp_path):
+    sizes = {}
+    for dtype in ('fp32', 'fp16'):
+        file = tmp_path / f'{dtype}.mlpackage'
+        report = export(subject, file, 'coreml', (32, 64), dtype=dtype)
+        assert len(report.trials) == 3 and not report.rounding
+        sizes[dtype] = sum(x.stat().st_size for x in file.rglob('weight.bin'))
+    assert sizes['fp16'] < 0.6 * sizes['fp32']
+    with pytest.raises(ExportError, match="Core ML runs on Apple's systems alone"):
+        FORMATS['coreml'].read(file)
+
+
+def test_what_core_ml_cannot_do(subject, tmp_path):
+    file = tmp_path / 'x.mlpackage'
+    with pytest.raises(OptionError, match='of one size: --size HEIGHT WIDTH'):
+        export(subject, file, 'coreml')
+    with pytest.raises(ExportError, match='of 5 x 4 is enlarged to 9 x 8'):
+        export(backbone_subject(Halved()), file, 'coreml', (9, 8), ios_safe=True)
+    with pytest.raises(OptionError, match='is for Core ML'):
+        export(subject, tmp_path / 'x.onnx', ios_safe=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_operators_without_a_word_are_an_error(tmp_path):
+    """The older form of Core ML has no nearest pixels but by whole factors."""
+
+    class Grown(nn.Module):
+        def forward(self, x):
+            return (F.interpolate(x, (12, 9)),)
+
+    with pytest.raises(ExportError, match=r'something else: .*bilinear'):
+        export(backbone_subject(Grown()), tmp_path / 'x.mlmodel', 'coreml-nn', (8, 6))
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_are_no_files(subject, tmp_path):
+    (tmp_path / 'x.onnx').mkdir()
+    with pytest.raises(OptionError, match='is a folder; name a file'):
+        export(subject, tmp_path / 'x.onnx')
 
 
 def test_types_that_a_format_has_not(subject, tmp_path):
