@@ -93,7 +93,7 @@ def open_exported(path: str | Path) -> ExportedFile:
         FileNotFoundError: where there is none.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f'there is no file {path}')
     name = next(row.name for row in FORMATS.values() if row.suffix == path.suffix)
     row = find_format(name)
