@@ -21,6 +21,7 @@ from mmengine.registry import MODELS
 
 from mmrecnext import ARCHS
 from mmrecnext.engine.configs import load_config
+from mmrecnext.export.exported import is_exported
 from mmrecnext.pretrained import PRETRAINED
 from tests.docs.doc_blocks import BLOCKS, commands, words
 from tests.docs.sandbox import (
@@ -188,8 +189,8 @@ def quick(args, sandbox):
     if script is None:
         return args
     name = Path(args[script]).name
-    if name in CONFIG_TOOLS and '--help' not in args:
-        config = args[script + 1]
+    config = next(iter(args[script + 1 :]), '')
+    if name in CONFIG_TOOLS and '--help' not in args and not is_exported(config):
         path = sandbox / config
         cfg = load_config(str(path) if path.is_file() else config)
         steps = STEPS * (2 if '--resume' in args else 1)
