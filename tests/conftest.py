@@ -61,6 +61,11 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    """Let it be garbage in the end, which extensions report to leak otherwise."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope='session')
 def golden_states() -> dict:
     """Per model: ordered keys and shapes, training and fused form, and sizes."""
