@@ -58,6 +58,9 @@ class DenseHead(nn.Module):
     masks = False
     """Whether it finds masks, too."""
 
+    counts: tuple[str, ...] = ('nms_pre', 'max_per_img')
+    """Options of its ``test_cfg`` that there have to be, numbers of boxes."""
+
     def __init__(self, head: Any):
         super().__init__()
         self.head = head

@@ -31,6 +31,8 @@ class IntegralHead(DenseHead):
 class YOLOXHead(DenseHead):
     """What a ``YOLOXHead`` finds: of each place its best class alone."""
 
+    counts = ()
+
     def candidates(self, outputs: Any, size: Any) -> tuple[Tensor, ...]:
         """Return boxes, scores, classes, and whether they count, at all places."""
         logits, values, objects = (

@@ -67,7 +67,7 @@ def dense_subject(
         OptionError: for masks of what predicts none.
     """
     cfg = model.bbox_head.test_cfg
-    check_steps(cfg, 'model.test_cfg')
+    check_steps(cfg, 'model.test_cfg', kind.counts)
     if not hasattr(model.bbox_head, 'loss_cls'):
         raise ExportError(
             'SSDHead of MMDetection 3.3 predicts nothing; set '
@@ -108,8 +108,8 @@ def two_stage_subject(
     check_type(model, TWO_STAGE, 'model')
     check_type(model.rpn_head, ('RPNHead',), 'model.rpn_head')
     check_coder(model.rpn_head, 'model.rpn_head')
-    check_steps(model.rpn_head.test_cfg, 'model.test_cfg.rpn')
-    check_steps(roi_head.test_cfg, 'model.test_cfg.rcnn')
+    check_steps(model.rpn_head.test_cfg, 'model.test_cfg.rpn', DenseHead.counts)
+    check_steps(roi_head.test_cfg, 'model.test_cfg.rcnn', ('max_per_img',))
     for name, known in (('bbox_head', BOX_HEADS), ('mask_head', ('FCNMaskHead',))):
         for part in several(getattr(roi_head, name, None)):
             check_type(part, known, f'model.roi_head.{name}')
@@ -201,21 +201,22 @@ def check_masks(masks: str | None, known: Collection[str]) -> None:
         )
 
 
-def check_steps(cfg: Mapping[str, Any], name: str) -> None:
+def check_steps(cfg: Mapping[str, Any], name: str, counts: Collection[str]) -> None:
     """Check that files can follow how detections are chosen.
 
     Args:
-        cfg: a ``test_cfg`` with ``nms``, ``max_per_img`` and perhaps ``nms_pre``.
+        cfg: a ``test_cfg``.
         name: of it in the config.
+        counts: options that it has to have, numbers of boxes.
 
     Raises:
         ExportError: where they cannot, naming the option.
     """
-    for problem in _misfits(cfg):
+    for problem in _misfits(cfg, counts):
         raise ExportError(f'`{name}.{problem}')
 
 
-def _misfits(cfg: Mapping[str, Any]) -> Iterator[str]:
+def _misfits(cfg: Mapping[str, Any], counts: Collection[str]) -> Iterator[str]:
     nms = cfg.get('nms') or {}
     kind = nms.get('type', 'nms')
     if kind != 'nms' or 'iou_threshold' not in nms:
@@ -225,8 +226,9 @@ def _misfits(cfg: Mapping[str, Any]) -> Iterator[str]:
             f'nms.{option}` is {nms[option]}: files know {", ".join(NMS_OPTIONS)} alone'
         )
     for option in ('nms_pre', 'max_per_img'):
-        if cfg.get(option, 1) < 1:
-            yield f'{option}` is {cfg[option]}: files hold a fixed number, of 1 or more'
+        number = cfg.get(option, -1 if option in counts else 1)
+        if number < 1:
+            yield f'{option}` is {number}: files hold a fixed number, of 1 or more'
     if cfg.get('mask_thr_binary', 0) < 0:
         yield f'mask_thr_binary` is {cfg["mask_thr_binary"]}: of files it is 0 or more'
 

@@ -419,6 +419,10 @@ def test_networks_that_files_do_not_follow():
     model.rpn_head.bbox_coder = nn.Identity()
     with pytest.raises(ExportError, match=r'rpn_head.bbox_coder` is of type Identity'):
         subject_of(model)
+    model = dense('RetinaHead')
+    del model.bbox_head.test_cfg['nms_pre']
+    with pytest.raises(ExportError, match=r'test_cfg.nms_pre` is -1'):
+        subject_of(model)
     model = two_stage()
     model.roi_head = nn.Identity()
     with pytest.raises(ExportError, match=r'Identity.*HEADS.*StandardRoIHead'):
