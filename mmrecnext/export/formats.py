@@ -14,6 +14,7 @@ import torch
 from mmrecnext.errors import OptionError, did_you_mean
 from mmrecnext.export import (
     coreml_file,
+    executorch_file,
     onnx_file,
     openvino_file,
     pt2_file,
@@ -21,7 +22,7 @@ from mmrecnext.export import (
 )
 from mmrecnext.export.enlarging import WholeFactors
 from mmrecnext.export.proof import Run
-from mmrecnext.export.recording import Recording
+from mmrecnext.export.recording import ChannelsFirst, Recording
 from mmrecnext.export.reductions import SINGLE, Reduction, halved
 
 
@@ -125,6 +126,18 @@ FORMATS = {
             read=torchscript_file.read,
             annotate=torchscript_file.annotate,
             told=torchscript_file.told,
+        ),
+        Format(
+            name='executorch',
+            suffix='.pte',
+            companions=(executorch_file.BESIDE,),
+            packages=('executorch',),
+            write=executorch_file.write,
+            read=executorch_file.read,
+            annotate=executorch_file.annotate,
+            told=executorch_file.told,
+            is_single=True,
+            way=lambda _: ChannelsFirst(),
         ),
         Format(
             name='coreml',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
+from torch.overrides import TorchFunctionMode
 
 from mmrecnext.export.proof import EXAMPLE
 from mmrecnext.export.subjects import Subject
@@ -39,6 +41,24 @@ class Recording:
             results = [module(image[None]) for image in images]
         batches = (torch.cat(parts) for parts in zip(*results, strict=True))
         return dict(zip(self.outputs, batches, strict=True))
+
+
+class ChannelsFirst(TorchFunctionMode):
+    """Has no map put in channels-last, within, which is for speed in PyTorch alone."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Leave out what changes nothing but the order in memory."""
+        options = kwargs or {}
+        is_layout = func is Tensor.contiguous
+        if is_layout and options.get('memory_format') is torch.channels_last:
+            return args[0]
+        return func(*args, **options)
 
 
 def record(

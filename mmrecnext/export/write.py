@@ -83,7 +83,7 @@ def export(
     """
     row = find_format(format, dtype)
     _check(subject, Path(file), row, size, pictures)
-    if ios_safe and row.way is None:
+    if ios_safe and not row.elsewhere:
         raise OptionError(f'{format} files are none of iOS: --ios-safe is for Core ML')
     check_calibration(row, dtype, calibration)
     start = time.perf_counter()

@@ -30,7 +30,7 @@ from tests.helpers import ROOT, SMALL, randomise, run_tool
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporters' own affairs
 
-MIXERS = {'openvino': 't', 'pt2': 'm0', 'torchscript': 'a0'}
+MIXERS = {'openvino': 't', 'pt2': 'm0', 'torchscript': 'a0', 'executorch': 't'}
 """The backbone that each format is tried with, besides ONNX, whose tests have all."""
 
 
@@ -58,6 +58,13 @@ def subject():
     return tiny()
 
 
+def installed(name):
+    """A format; skips a test where its packages are missing."""
+    for package in FORMATS[name].packages:
+        pytest.importorskip(package)
+    return FORMATS[name]
+
+
 def about(file, name):
     """What a file tells of itself, by name, without what other programs say."""
     told = FORMATS[name].told(file).items()
@@ -68,15 +75,17 @@ def about(file, name):
 @pytest.mark.parametrize(('name', 'base'), MIXERS.items())
 def test_backbones(name, base, tmp_path):
     """Of pictures that neither the graph was recorded with nor the proof has taken."""
+    row = installed(name)
+    size = (64, 96) if row.is_single else None
     torch.manual_seed(0)
     backbone = randomise(RecNeXt(SMALL[base]))
-    file = tmp_path / f'backbone{FORMATS[name].suffix}'
+    file = tmp_path / f'backbone{row.suffix}'
     subject = backbone_subject(backbone, checkpoint='w.pth')
-    report = export(subject, file, name)
+    report = export(subject, file, name, size)
     assert len(report.trials) == 3 and all(trial.fits for trial in report.trials)
-    run = FORMATS[name].read(file)
-    smallest = (33, 65) if name == 'pt2' else (33, 7)
-    for shape in ((1, 3, *smallest), (3, 3, 70, 65)):
+    run = row.read(file)
+    smallest = size or ((33, 65) if name == 'pt2' else (33, 7))
+    for shape in ((1, 3, *smallest), (3, 3, *(size or (70, 65)))):
         images = torch.randint(0, 256, shape, dtype=torch.uint8)
         with torch.no_grad():
             expected = subject.reference(images)
@@ -89,7 +98,7 @@ def test_backbones(name, base, tmp_path):
 
 @pytest.mark.parametrize('name', FORMATS)
 def test_what_files_tell(name, subject, tmp_path):
-    row = FORMATS[name]
+    row = installed(name)
     file = tmp_path / f'x{row.suffix}'
     report = export(subject, file, name, (32, 64))
     told = about(file, name)
