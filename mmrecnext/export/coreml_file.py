@@ -32,10 +32,10 @@ def write(recording: Recording, file: Path, half: bool = False) -> None:
         half: whether it keeps its weights and computes in half precision, as the neural
             engine asks for.
     """
-    import coremltools
-
-    precision = coremltools.precision.FLOAT16 if half else coremltools.precision.FLOAT32
-    _convert(recording, file, convert_to='mlprogram', compute_precision=precision)
+    with _heard():
+        from coremltools import precision
+    chosen = precision.FLOAT16 if half else precision.FLOAT32
+    _convert(recording, file, convert_to='mlprogram', compute_precision=chosen)
     # Of use to debuggers of the conversion.
     (file / 'executorch_debug_handle_mapping.json').unlink(missing_ok=True)
 

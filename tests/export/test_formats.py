@@ -26,12 +26,11 @@ from mmrecnext.export.calibration import (
 from mmrecnext.export.enlarging import WholeFactors, by_bilinear, by_nearest
 from mmrecnext.export.images import Preparation
 from mmrecnext.export.proof import LIMIT
+from mmrecnext.export.recording import record
+from mmrecnext.export.write import prove
 from tests.helpers import ROOT, SMALL, randomise, run_tool
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporters' own affairs
-
-MIXERS = {'openvino': 't', 'pt2': 'm0', 'torchscript': 'a0', 'executorch': 't'}
-"""The backbone that each format is tried with, besides ONNX, whose tests have all."""
 
 
 def tiny():
@@ -72,20 +71,26 @@ def about(file, name):
     return {k.removeprefix(prefix): v for k, v in told if k.startswith(prefix)}
 
 
-@pytest.mark.parametrize(('name', 'base'), MIXERS.items())
-def test_backbones(name, base, tmp_path):
-    """Of pictures that neither the graph was recorded with nor the proof has taken."""
-    row = installed(name)
-    size = (64, 96) if row.is_single else None
+@pytest.fixture(scope='module')
+def mixers():
+    """A backbone with every kind of mixer, and what was recorded of it at any size."""
     torch.manual_seed(0)
-    backbone = randomise(RecNeXt(SMALL[base]))
+    subject = backbone_subject(randomise(RecNeXt(SMALL['t'])))
+    return subject, record(subject, None, 'uint8', torch.uint8)
+
+
+@pytest.mark.parametrize('name', ['openvino', 'pt2', 'torchscript'])
+def test_any_size(name, mixers, tmp_path):
+    """Of pictures that neither the graph was recorded with nor the proof has taken."""
+    subject, recording = mixers
+    row = FORMATS[name]
     file = tmp_path / f'backbone{row.suffix}'
-    subject = backbone_subject(backbone, checkpoint='w.pth')
-    report = export(subject, file, name, size)
-    assert len(report.trials) == 3 and all(trial.fits for trial in report.trials)
+    row.write(recording, file)
+    trials = prove(subject, lambda: row.read(file), None, torch.uint8)
+    assert len(trials) == 3 and all(trial.fits for trial in trials)
     run = row.read(file)
-    smallest = size or ((33, 65) if name == 'pt2' else (33, 7))
-    for shape in ((1, 3, *smallest), (3, 3, *(size or (70, 65)))):
+    smallest = (65, 65) if name == 'pt2' else (33, 7)
+    for shape in ((1, 3, *smallest), (3, 3, 70, 65)):
         images = torch.randint(0, 256, shape, dtype=torch.uint8)
         with torch.no_grad():
             expected = subject.reference(images)
@@ -94,6 +99,14 @@ def test_backbones(name, base, tmp_path):
         for key, value in expected.items():
             assert found[key].shape == value.shape
             assert (found[key] - value).abs().max() <= LIMIT * value.std()
+
+
+def test_executorch(mixers, tmp_path):
+    """Where it is installed: it brings thirty packages with it."""
+    pytest.importorskip('executorch')
+    report = export(mixers[0], tmp_path / 'x.pte', 'executorch', (64, 96))
+    assert len(report.trials) == 3 and all(trial.fits for trial in report.trials)
+    assert {x.name for x in tmp_path.iterdir()} == {'x.pte', 'x.json'}
 
 
 @pytest.mark.parametrize('name', FORMATS)
