@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmrecnext.export import archives
-from mmrecnext.export.recording import Recording
+from mmrecnext.export.recording import Recording, quietly
 
 BESIDE = '.json'
 """Suffix of the file of texts, which a program has no place for."""
@@ -30,18 +28,11 @@ def write(recording: Recording, file: Path) -> None:
     )
     from executorch.exir import to_edge_transform_and_lower
 
-    logger = logging.getLogger('executorch')
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            lowered = to_edge_transform_and_lower(
-                recording.program, partitioner=[XnnpackPartitioner()]
-            )
-            content = lowered.to_executorch().buffer
-    finally:
-        logger.setLevel(level)
+    with quietly('executorch'):
+        lowered = to_edge_transform_and_lower(
+            recording.program, partitioner=[XnnpackPartitioner()]
+        )
+        content = lowered.to_executorch().buffer
     file.write_bytes(content)
     annotate(file, archives.named(recording.outputs))
 

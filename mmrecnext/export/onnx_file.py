@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmrecnext.export.recording import Recording
+from mmrecnext.export.recording import Recording, quietly
 
 INPUT = 'images'
 AXES = {0: 'batch', 2: 'height', 3: 'width'}
@@ -35,7 +32,7 @@ def write(recording: Recording, file: Path) -> None:
 
 def convert(recording: Recording) -> bytes:
     """Return the content of a file; see :func:`write`."""
-    with _quietly():
+    with quietly('torch.onnx'):
         converted = torch.onnx.export(
             recording.program,
             dynamo=True,
@@ -132,17 +129,3 @@ def read(file: Path) -> Callable[[Tensor], dict[str, Tensor]]:
         return dict(zip(names, map(torch.from_numpy, results), strict=True))
 
     return run
-
-
-@contextmanager
-def _quietly():
-    """Keep the exporter from telling developers of its own affairs."""
-    logger = logging.getLogger('torch.onnx')
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logger.setLevel(level)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +61,20 @@ class ChannelsFirst(TorchFunctionMode):
         if is_layout and options.get('memory_format') is torch.channels_last:
             return args[0]
         return func(*args, **options)
+
+
+@contextmanager
+def quietly(name: str) -> Iterator[None]:
+    """Keep a library, by the name of its logger, from telling of its own affairs."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def record(
