@@ -9,7 +9,9 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
 from mmrecnext.errors import ExportError
 from mmrecnext.export.onnx_file import INPUT
@@ -61,7 +63,7 @@ def _convert(recording: Recording, file: Path, **options: Any) -> None:
         else:
             images = coremltools.TensorType(INPUT, recording.shape)
         model = coremltools.convert(
-            recording.program.run_decompositions({}),
+            _known(recording),
             inputs=[images],
             outputs=[coremltools.TensorType(name) for name in recording.outputs],
             skip_model_load=True,
@@ -70,6 +72,15 @@ def _convert(recording: Recording, file: Path, **options: Any) -> None:
         if wrong := [line for line in said if REPLACED in line]:
             raise ExportError(f'Core ML would compute something else: {wrong[0]}')
         model.save(str(file))
+
+
+def _known(recording: Recording) -> ExportedProgram:
+    """Return a graph of operators that coremltools knows."""
+    program = recording.program.run_decompositions({})
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.alias.default:  # of a cut that cuts nothing
+            node.target = torch.ops.aten.clone.default
+    return program
 
 
 def annotate(file: Path, about: Mapping[str, str]) -> None:

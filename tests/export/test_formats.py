@@ -16,7 +16,7 @@ from torch import nn
 from mmrecnext import RecNeXt
 from mmrecnext.engine.configs import load_config
 from mmrecnext.errors import ConfigError, ExportError, OptionError
-from mmrecnext.export import FORMATS, backbone_subject, export
+from mmrecnext.export import FORMATS, backbone_subject, export, network_subject
 from mmrecnext.export.calibration import (
     FEWEST,
     Calibration,
@@ -252,6 +252,14 @@ def test_core_ml_for_devices_without_interpolation(name, tmp_path):
             kinds[ios_safe] = {layer.WhichOneof('layer') for layer in layers}
     enlarging = {'upsample_nearest_neighbor', 'upsample_bilinear', 'upsample'}
     assert kinds[False] & enlarging and not kinds[True] & enlarging
+
+
+def test_core_ml_of_a_segmentor(segmentor, tmp_path):
+    """Whose logits are cut to the size of the picture, even where it is theirs."""
+    config, weights = segmentor
+    subject = network_subject(load_config(config), weights)
+    report = export(subject, tmp_path / 'x.mlpackage', 'coreml', (32, 32))
+    assert all(trial.fits for trial in report.trials) and len(report.trials) == 3
 
 
 def test_core_ml_of_half_precision(subject, tmp_path):
