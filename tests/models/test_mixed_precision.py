@@ -20,11 +20,6 @@ MIXERS = {
 }
 
 
-ENDS = ('m0', 'm5', 'a0', 'a5', 't', 'b', 't_share_channel', 'b_share_channel')
-"""The narrowest and the widest of each series: with a block per stage, the others are
-as these, but for channels in between."""
-
-
 def deviation(own, reference):
     own = own.float()
     assert own.isfinite().all()
@@ -32,7 +27,7 @@ def deviation(own, reference):
 
 
 @pytest.mark.parametrize('dtype', BOUNDS, ids=str)
-@pytest.mark.parametrize('scale', [1, 100])
+@pytest.mark.parametrize('scale', [1, 10, 100])
 @pytest.mark.parametrize('kind', MIXERS)
 def test_token_mixers_at_800_by_1344(kind, scale, dtype):
     """The first stage's map of such an image, at activations of ``scale``."""
@@ -52,7 +47,7 @@ def test_token_mixers_at_800_by_1344(kind, scale, dtype):
 
 
 @pytest.mark.parametrize('dtype', BOUNDS, ids=str)
-@pytest.mark.parametrize('arch', ENDS)
+@pytest.mark.parametrize('arch', ARCHS)
 def test_models(arch, dtype):
     """A training step, and inference by the statistics of that batch."""
     torch.manual_seed(0)
