@@ -27,7 +27,7 @@ from pycocotools import mask as coco_mask
 
 from mmrecnext.checkpoint import load_network
 from mmrecnext.engine.build import build_network
-from mmrecnext.engine.data import leaf_datasets
+from mmrecnext.engine.data import tested_dataset
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
@@ -35,6 +35,9 @@ from mmrecnext.files import atomic_write, write_file
 from mmrecnext.models.fusion import switch_to_deploy
 
 T = TypeVar('T')
+
+PREPARES = 'whose pipeline prepares the pictures'
+"""What a dataset is for."""
 
 
 class Predictor:
@@ -66,12 +69,7 @@ class Predictor:
         deploy: bool = False,
     ):
         init_default_scope(cfg.default_scope)
-        if 'dataset' not in (cfg.get('test_dataloader') or {}):
-            raise ConfigError(
-                'the config has no `test_dataloader.dataset`, whose pipeline prepares '
-                'the pictures'
-            )
-        dataset = next(iter(leaf_datasets(cfg.test_dataloader.dataset)))
+        dataset = tested_dataset(cfg, PREPARES)
         self.load, self.prepare = split_pipeline(dataset.get('pipeline') or ())
         if 'backbone' in cfg.model:
             cfg.model.backbone.init_cfg = None  # the checkpoint holds it

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as transforms
 
-from mmrecnext.engine.data import leaf_datasets
+from mmrecnext.engine.data import tested_dataset
 from mmrecnext.engine.outputs import SUFFIXES
-from mmrecnext.engine.predictor import middles, split_pipeline
+from mmrecnext.engine.predictor import PREPARES, middles, split_pipeline
 from mmrecnext.errors import ConfigError, OptionError, brief
 from mmrecnext.pretrained import INPUT_SIDE, SHORT_SIDE
 
@@ -69,13 +69,8 @@ def pipeline_reader(cfg: Config) -> Reader:
     Raises:
         ConfigError: for a config without test data.
     """
-    if 'dataset' not in (cfg.get('test_dataloader') or {}):
-        raise ConfigError(
-            'the config has no `test_dataloader.dataset`, whose pipeline prepares the '
-            'pictures'
-        )
+    dataset = tested_dataset(cfg, PREPARES)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        dataset = next(iter(leaf_datasets(cfg.test_dataloader.dataset)))
         load, prepare = split_pipeline(dataset.get('pipeline') or ())
 
     def read(file: Path) -> Tensor:

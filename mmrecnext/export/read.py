@@ -15,7 +15,7 @@ from mmrecnext.checkpoint.fit import with_weights
 from mmrecnext.checkpoint.sources import hash_of
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import type_of
-from mmrecnext.engine.data import leaf_datasets
+from mmrecnext.engine.data import leaf_datasets, tested_dataset
 from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.export.heads import subject_maker
 from mmrecnext.export.images import preparation_of
@@ -95,6 +95,10 @@ def network_subject(
     elif backbone:
         raise ConfigError('the model of the config has no `backbone`')
     scope = cfg.default_scope
+    if masks and scope == 'mmseg' and not backbone:
+        raise OptionError('--masks is for detectors')
+    if logits and scope == 'mmdet' and not backbone:
+        raise OptionError('--logits is for segmentors')
     model: Any = build_network(cfg.model, scope).eval()
     make = None if backbone else subject_maker(model, scope)  # before what takes long
     meta = load_network(model, checkpoint).get('meta') or {}
@@ -102,10 +106,6 @@ def network_subject(
     about = dict(resize=resizes(cfg), **source(cfg.filename or scope, checkpoint))
     if make is None:
         return backbone_subject(model.backbone, how, deploy, **about)
-    if masks and scope == 'mmseg':
-        raise OptionError('--masks is for detectors')
-    if logits and scope == 'mmdet':
-        raise OptionError('--logits is for segmentors')
     about.update(dict(logits=logits) if scope == 'mmseg' else dict(masks=masks))
     return make(model, how, deploy, **about, **classes(cfg, meta, model))
 
@@ -118,8 +118,9 @@ def classes(cfg: Config, meta: dict[str, Any], model: Any) -> dict[str, Any]:
     heads = (dict(model.named_modules()).get(name) for name in names)
     counts = (getattr(head, 'num_classes', None) for head in heads)
     count = next(filter(None, counts), None)
+    dataset = tested_dataset(cfg, 'which names the classes')
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        told = describe_classes(meta, _test_dataset(cfg), count)
+        told = describe_classes(meta, dataset, count)
     return dict(
         classes=list(told['classes']),
         palette=[[int(x) for x in colour] for colour in told['palette']],
@@ -130,15 +131,8 @@ def resizes(cfg: Config) -> list[dict[str, Any]] | None:
     """Return the steps of a test's pipeline that give pictures their size."""
     if 'dataset' not in (cfg.get('test_dataloader') or {}):
         return None
-    steps = _test_dataset(cfg).get('pipeline') or ()
+    dataset = next(leaf_datasets(cfg.test_dataloader.dataset))
+    steps = dataset.get('pipeline') or ()
     return [
         {**step, 'type': type_of(step)} for step in steps if type_of(step) in RESIZES
     ]
-
-
-def _test_dataset(cfg: Config) -> Any:
-    if 'dataset' not in (cfg.get('test_dataloader') or {}):
-        raise ConfigError(
-            'the config has no `test_dataloader.dataset`, which names the classes'
-        )
-    return next(iter(leaf_datasets(cfg.test_dataloader.dataset)))

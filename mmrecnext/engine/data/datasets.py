@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
+
+from mmrecnext.errors import ConfigError
 
 
 def leaf_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
@@ -15,6 +17,21 @@ def leaf_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
         yield from leaf_datasets(each)
     if not inner:
         yield dataset
+
+
+def tested_dataset(cfg: Config, use: str) -> ConfigDict:
+    """Return the first dataset of a test that reads files.
+
+    Args:
+        cfg: a config.
+        use: what it is needed for, for the error.
+
+    Raises:
+        ConfigError: where there is none.
+    """
+    if 'dataset' not in (cfg.get('test_dataloader') or {}):
+        raise ConfigError(f'the config has no `test_dataloader.dataset`, {use}')
+    return next(leaf_datasets(cfg.test_dataloader.dataset))
 
 
 def built_leaves(dataset: Any) -> Iterator[Any]:
