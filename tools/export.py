@@ -32,11 +32,6 @@ from mmrecnext.export import (
     network_subject,
     published_backbone,
 )
-from mmrecnext.export.calibration import (
-    Calibration,
-    crop_reader,
-    pipeline_reader,
-)
 from mmrecnext.export.formats import find_format
 from mmrecnext.export.masks import MASKS
 from mmrecnext.export.read import source
@@ -179,6 +174,12 @@ def read_calibration(
     """Return the pictures to calibrate with, if a folder is named."""
     if args.calibrate is None:
         return ()
+    from mmrecnext.export.calibration import (  # here: it needs what detectors do
+        Calibration,
+        crop_reader,
+        pipeline_reader,
+    )
+
     if args.model.endswith(SUFFIXES):
         read = pipeline_reader(load_config(args.model, args.cfg_options))
     else:

@@ -40,7 +40,8 @@ from mmrecnext.engine.predictor import (
     write_label_map,
 )
 from mmrecnext.errors import ConfigError, OptionError, brief
-from mmrecnext.export.exported import config_of, is_exported
+from mmrecnext.export.exported import is_exported
+from mmrecnext.export.predicting import config_of
 from mmrecnext.files import write_file
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')

@@ -36,7 +36,8 @@ from mmrecnext.engine.prepare import move_data_root
 from mmrecnext.engine.tta import augment
 from mmrecnext.engine.unlabelled import leave_out_annotations, missing_annotations
 from mmrecnext.errors import OptionError
-from mmrecnext.export.exported import is_exported, put_in_place
+from mmrecnext.export.exported import is_exported
+from mmrecnext.export.predicting import put_in_place
 
 
 def parse_args() -> argparse.Namespace:

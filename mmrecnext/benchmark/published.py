@@ -16,7 +16,7 @@ from mmrecnext.pretrained import INPUT_SIDE, SPEEDS
 
 CLASSES = 1000
 LARGEST = {'cuda': 2048, 'cpu': 64}
-"""Batch to begin with; on a CPU larger ones are no faster, and take minutes."""
+"""Batch to begin with; on a CPU larger ones take minutes."""
 
 COLUMNS = (
     'model',

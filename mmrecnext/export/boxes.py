@@ -10,7 +10,6 @@ import math
 from typing import Any
 
 import torch
-import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
 FAR = ((-2e6, -2e6, -1e6, -1e6), (-4e6, -4e6, -3e6, -3e6))

@@ -150,6 +150,9 @@ def detector(
         test_cfg: what the file is to tell of thresholds and numbers.
         about: and besides.
     """
+    # Registers torch.ops.torchvision; here, since it takes tools a second to start.
+    import torchvision  # noqa: F401
+
     about = dict(test_cfg=plain(test_cfg), masks=masks, **about)
     return Subject(
         network=network.eval(),

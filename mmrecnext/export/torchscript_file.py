@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from mmrecnext.export import archives
-from mmrecnext.export.recording import Recording
+from mmrecnext.export.recording import Recording, quietly
 
 SAME: dict[Any, Any] = {
     torch.ops.aten.sym_size.int: torch.ops.aten.size,
@@ -40,7 +38,7 @@ def write(recording: Recording, file: Path) -> None:
         file: to be written.
     """
     module = plain(recording.program)
-    with _quietly():
+    with quietly('torch.jit'):
         script = torch.jit.script(module)
     _save(script, file, archives.named(recording.outputs))
 
@@ -71,7 +69,7 @@ def plain(program: ExportedProgram) -> fx.GraphModule:
 
 def annotate(file: Path, about: Mapping[str, str]) -> None:
     """Write what the file tells of itself, by name."""
-    with _quietly():
+    with quietly('torch.jit'):
         script = torch.jit.load(file)
     _save(script, file, {**told(file), **about})
 
@@ -81,19 +79,11 @@ told = archives.told
 
 def read(file: Path) -> Callable[[Tensor], dict[str, Tensor]]:
     """Return what runs a file, in PyTorch."""
-    with _quietly():
+    with quietly('torch.jit'):
         script = torch.jit.load(file)
     return archives.runner(script, file)
 
 
 def _save(script: torch.jit.ScriptModule, file: Path, about: Mapping[str, str]) -> None:
-    with _quietly(), file.open('wb') as stream:
+    with quietly('torch.jit'), file.open('wb') as stream:
         torch.jit.save(script, stream, _extra_files=dict(about))
-
-
-@contextmanager
-def _quietly():
-    """Keep PyTorch from telling that it will not develop TorchScript any more."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        yield

@@ -1,7 +1,6 @@
 """Exported files, measured beside models."""
 
 import pytest
-from torch import nn
 
 from mmrecnext.benchmark.cases import grid
 from mmrecnext.benchmark.measure import measure
@@ -9,16 +8,10 @@ from mmrecnext.benchmark.report import rows
 from mmrecnext.errors import OptionError
 from mmrecnext.export import backbone_subject, engines, export
 from mmrecnext.export.engines import ENGINES, engines_for
+from tests.export.helpers import Brightness
 from tests.helpers import run_tool
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporter's own affairs
-
-
-class Brightness(nn.Module):
-    """A backbone that takes no time."""
-
-    def forward(self, x):
-        return (x.mean(1, keepdim=True),)
 
 
 @pytest.fixture(scope='module')

@@ -1,4 +1,4 @@
-"""Weights for networks that are exported: random, and yet with results to compare."""
+"""A network that is exported at once, and weights with results to compare."""
 
 import torch
 from torch import nn
@@ -6,6 +6,14 @@ from torch import nn
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import load_config
 from tests.helpers import randomise
+
+
+class Brightness(nn.Module):
+    """A backbone that takes no time to export, nor to run."""
+
+    def forward(self, x):
+        """Return one map ``[N, 1, H, W]``."""
+        return (x.mean(1, keepdim=True),)
 
 
 def random_weights(config, file) -> str:

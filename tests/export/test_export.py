@@ -27,6 +27,7 @@ from mmrecnext.export.images import Images, Preparation, preparation_of
 from mmrecnext.export.layers import for_any_size
 from mmrecnext.export.proof import LIMIT, compare_label_maps, compare_values
 from mmrecnext.models.classifier import RecNeXtClassifier
+from tests.export.helpers import Brightness
 from tests.helpers import ROOT, SMALL, check, randomise, run_tool
 
 SEGMENTOR = 'sem_fpn_recnext_m0_shapes.py'
@@ -39,13 +40,6 @@ def told(file):
     texts = {x.key: x.value for x in onnx.load(file).metadata_props}
     assert all(name.startswith('mmrecnext.') for name in texts)
     return {name.removeprefix('mmrecnext.'): value for name, value in texts.items()}
-
-
-class Brightness(nn.Module):
-    """A backbone that takes no time to export."""
-
-    def forward(self, x):
-        return (x.mean(1, keepdim=True),)
 
 
 @pytest.fixture

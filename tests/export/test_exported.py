@@ -17,18 +17,17 @@ from torch import nn
 from mmrecnext.engine.configs import load_config
 from mmrecnext.errors import ExportError
 from mmrecnext.export import classifier_subject, export, network_subject
-from mmrecnext.export.exported import (
+from mmrecnext.export.exported import ExportedClassifier, open_exported
+from mmrecnext.export.predicting import (
     Exported,
-    ExportedClassifier,
     _instances,
     config_of,
-    open_exported,
     put_in_place,
 )
 from mmrecnext.models.classifier import RecNeXtClassifier
 from mmrecnext.pretrained import MEAN, STD
 from tests.docs.doc_blocks import BLOCKS
-from tests.helpers import SMALL, check, randomise, run_tool
+from tests.helpers import ROOT, SMALL, check, randomise, run_tool
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporter's own affairs
 
@@ -180,6 +179,32 @@ def test_program_of_the_docs_needs_nothing_else(tmp_path):
         logits = model(transform(photo)[None])[0]
     expected = [f'{logits[i]:6.2f} class {i}' for i in logits.argsort(descending=True)]
     assert own.stdout.splitlines() == expected[:5]
+
+
+def test_tools_start_without_what_detectors_need():
+    """Those of classifiers and of speed."""
+    code = """
+import runpy, sys
+for package in ('mmdet', 'mmseg', 'pycocotools'):
+    sys.modules[package] = None  # as if it were not there
+for tool in ('eval_imagenet', 'benchmark', 'export'):
+    sys.argv = [tool, '--help']
+    try:
+        runpy.run_path(f'tools/{tool}.py', run_name='__main__')
+    except SystemExit as end:
+        assert end.code == 0
+"""
+    started = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert started.returncode == 0, started.stderr
+    assert started.stdout.count('--help') == 3
+
+
+def test_files_are_loaded_when_they_run(exported):
+    file = open_exported(exported)
+    assert file.about['task'] == 'segmentation' and 'run' not in vars(file)
+    assert 'run' in vars(file.load())
 
 
 def test_files_that_were_not_exported(tmp_path):
