@@ -21,6 +21,7 @@ def file(tmp_path_factory):
     return str(file)
 
 
+@pytest.mark.slow
 def test_measured_by_each_engine(file):
     cases = grid([file], dtypes=['fp32', 'bf16'], shape=(32, 64), batches=[1, 2])
     engines = {case.mode for case in cases}
@@ -48,6 +49,7 @@ def test_engines_of_files(file, monkeypatch):
         engines_for(file, ['onnxruntime', 'openvino'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

@@ -40,6 +40,7 @@ def test_batch_is_halved_until_it_fits():
         fitting(greedy, 'cpu', 2)
 
 
+@pytest.mark.slow
 def test_takes_recnexts_alone():
     result = run_tool('tools/benchmark.py', 'resnet18', '--published')
     assert result.returncode == 1

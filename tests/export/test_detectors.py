@@ -277,6 +277,7 @@ def test_heads(head, tmp_path):
         assert 'decided' not in str(trial)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('masks', [None, 'box'])
 def test_two_stages(masks, tmp_path):
     model = two_stage(masks=bool(masks), cascade=bool(masks))
@@ -287,6 +288,7 @@ def test_two_stages(masks, tmp_path):
         assert ' of 0' not in str(trial) and 'decided' not in str(trial)
 
 
+@pytest.mark.slow
 def test_two_stages_at_any_size(tmp_path):
     """With masks pasted into the picture."""
     file = tmp_path / 'x.onnx'
@@ -302,6 +304,7 @@ def test_two_stages_at_any_size(tmp_path):
     assert session.get_modelmeta().custom_metadata_map['mmrecnext.masks'] == 'picture'
 
 
+@pytest.mark.slow
 def test_any_size(tmp_path):
     file = tmp_path / 'x.onnx'
     subject = subject_of(dense('RetinaHead'))

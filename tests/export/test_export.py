@@ -47,6 +47,7 @@ def quick():
     return backbone_subject(Brightness(), Preparation(mean=(1.0, 2.0, 3.0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('base', ['t_share_channel', 'm0', 'a0'])
 def test_backbones(base, tmp_path):
     torch.manual_seed(0)
@@ -104,6 +105,7 @@ def test_names_of_imagenet():
     assert len(about['classes']) == 1000 and about['classes'][0].startswith('tench')
 
 
+@pytest.mark.slow
 def test_segmentor(segmentor, tmp_path):
     """Beside ``test_step``; pictures of 129 x 97 are padded within."""
     file = tmp_path / 'segmentor.onnx'
@@ -124,6 +126,7 @@ def test_segmentor(segmentor, tmp_path):
     assert len(set(labels.flatten())) > 1
 
 
+@pytest.mark.slow
 def test_tool_exports_the_backbone_of_a_config(segmentor, tmp_path):
     out = tmp_path / 'backbone.onnx'
     command = ['tools/export.py', *segmentor, '--backbone', '--size', 64]
@@ -132,6 +135,7 @@ def test_tool_exports_the_backbone_of_a_config(segmentor, tmp_path):
     assert f'{out}: c1, c2, c3, c4, verified' in log
 
 
+@pytest.mark.slow
 def test_original_computation_of_a_published_backbone(pretrained):
     own, original = (
         published_backbone('m3', str(pretrained), original=make)
@@ -144,6 +148,7 @@ def test_original_computation_of_a_published_backbone(pretrained):
     assert all(x.fits for x in compare_values(found, own.reference(images)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scale', [2, 1.5])
 def test_sizes_that_freeze_are_mended(scale, tmp_path):
     from mmseg.models.utils import Upsample

@@ -42,6 +42,7 @@ def exported(segmentor, tmp_path_factory):
     return str(file)
 
 
+@pytest.mark.slow
 def test_label_maps_are_those_of_the_checkpoint(segmentor, exported, shapes, tmp_path):
     """By one command each, pictures of another size than the network's among them."""
     config, weights = segmentor
@@ -60,6 +61,7 @@ def test_label_maps_are_those_of_the_checkpoint(segmentor, exported, shapes, tmp
     assert maps[0] == maps[1] and len(maps[0]) == 2
 
 
+@pytest.mark.slow
 def test_predicts_with_nothing_but_the_file(segmentor, exported, shapes, tmp_path):
     config, weights = segmentor
     pictures = shapes / 'val2017'
@@ -111,6 +113,7 @@ def test_detections_go_back_to_the_size_of_the_picture():
     assert 'masks' not in _instances(found, sample, {})['pred_instances']
 
 
+@pytest.mark.slow
 def test_smaller_pictures_are_made_up(exported):
     file = open_exported(exported)
     image = torch.randint(0, 256, (3, 90, 70), dtype=torch.uint8)
@@ -124,6 +127,7 @@ def test_smaller_pictures_are_made_up(exported):
         file(torch.zeros(3, 161, 9))
 
 
+@pytest.mark.slow
 def test_classifier(tmp_path):
     torch.manual_seed(0)
     model = randomise(RecNeXtClassifier(SMALL['m0'], num_classes=3))
@@ -181,6 +185,7 @@ def test_program_of_the_docs_needs_nothing_else(tmp_path):
     assert own.stdout.splitlines() == expected[:5]
 
 
+@pytest.mark.slow
 def test_tools_start_without_what_detectors_need():
     """Those of classifiers and of speed."""
     code = """
@@ -201,6 +206,7 @@ for tool in ('eval_imagenet', 'benchmark', 'export'):
     assert started.stdout.count('--help') == 3
 
 
+@pytest.mark.slow
 def test_files_are_loaded_when_they_run(exported):
     file = open_exported(exported)
     assert file.about['task'] == 'segmentation' and 'run' not in vars(file)
@@ -219,6 +225,7 @@ def test_files_that_were_not_exported(tmp_path):
         open_exported(file)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_the_config(segmentor, exported, tmp_path):
     cfg = load_config(segmentor[0])
     put_in_place(exported, cfg)

@@ -79,6 +79,7 @@ def mixers():
     return subject, record(subject, None, 'uint8', torch.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['openvino', 'pt2', 'torchscript'])
 def test_any_size(name, mixers, tmp_path):
     """Of pictures that neither the graph was recorded with nor the proof has taken."""
