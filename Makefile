@@ -21,22 +21,20 @@ data: env  ## draw the shapes of the demos into data/shapes
 	$(PY) tools/make_shapes_data.py data/shapes --size 320 --train 1000 --val 60 \
 	    --objects 2-5 --sides 17-40
 
-# Train on the shapes and evaluate, with a given command; draw what is predicted of
-# held-out ones.
+# Train on the shapes in two processes and evaluate; draw what is predicted of held-out
+# ones.
 define run_demo
-$(2)
+PYTHON=$(PY) tools/dist_train.sh configs/$(1).py 2
 $(PY) tools/infer.py configs/$(1).py "$$(cat work_dirs/$(1)/last_checkpoint)" \
     data/shapes/val2017 --out-dir work_dirs/$(1)/pictures --sheet 6 --score-thr 0.7
 @echo "pictures: work_dirs/$(1)/pictures, six of them in sheet.png"
 endef
 
 demo: data  ## train, evaluate and draw Mask R-CNN on the shapes
-	$(call run_demo,mask_rcnn_recnext_m0_shapes,\
-	PYTHON=$(PY) tools/dist_train.sh configs/mask_rcnn_recnext_m0_shapes.py 2)
+	$(call run_demo,mask_rcnn_recnext_m0_shapes)
 
 demo-seg: data  ## train, evaluate and draw Semantic FPN on the shapes
-	$(call run_demo,sem_fpn_recnext_m0_shapes,\
-	$(PY) tools/train.py configs/sem_fpn_recnext_m0_shapes.py)
+	$(call run_demo,sem_fpn_recnext_m0_shapes)
 
 test-fast: env  ## run one case of each quick test, within two minutes
 	$(PY) -m pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder

@@ -1,4 +1,5 @@
-# Semantic FPN on the shapes of tools/make_shapes_data.py: minutes on a CPU.
+# Semantic FPN on the shapes of tools/make_shapes_data.py, for a CPU: trained by
+# tools/dist_train.sh in two processes, as the Mask R-CNN beside it.
 _base_ = './sem_fpn_recnext_m3_ade20k.py'
 
 data_root = 'data/shapes'
@@ -47,7 +48,7 @@ shapes = dict(
     reduce_zero_label=True,
 )
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,  # in each of two processes
     num_workers=0,
     persistent_workers=False,
     dataset=dict(**shapes, pipeline=train_pipeline),
@@ -60,7 +61,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-max_iters = 1500
+max_iters = 800
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(optimizer=dict(lr=2.5e-3))
 param_scheduler = [
@@ -70,4 +71,6 @@ param_scheduler = [
     ),
 ]
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=max_iters))
-auto_scale_lr = dict(base_batch_size=8)
+auto_scale_lr = dict(base_batch_size=8)  # of both processes
+# Each process has batch norms of its own; one network is evaluated and saved.
+custom_hooks = [dict(type='SyncBuffersHook')]

@@ -40,7 +40,7 @@ TOOLS = {
     'progress_bar',
     'convert_checkpoint': 'check_fits',
     'eval_imagenet': 'read_model read_folder evaluate',
-    'export': 'read_size choose read_calibration evaluation',
+    'export': 'read_size choose read_calibration cost',
     'get_flops': '',
     'infer': 'read_config describe_failure expand name_outputs',
     'model_zoo': 'image_size read list_configs entry label summary document published '

@@ -112,6 +112,11 @@ def parse_args() -> argparse.Namespace:
         help='do not run the file beside the network; the file says so',
     )
     parser.add_argument(
+        '--no-evaluate',
+        action='store_true',
+        help='of int8 and a config, do not tell what it costs on the test data',
+    )
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=SettingsAction,
@@ -149,8 +154,14 @@ def main():
         proof = f'not verified: {row.elsewhere}'
     outputs = ', '.join(subject.outputs)
     print(f'{args.out}: {outputs}, {proof}, written in {report.seconds:.0f} s')
+    if report.times:
+        before, after = report.times
+        print(
+            f'a picture takes {before:.1f} ms in fp32, {after:.1f} ms in {args.dtype}: '
+            f'{before / after:.2f} times as fast'
+        )
     if calibration and not args.backbone:
-        print(f'what {args.dtype} costs in accuracy: {evaluation(args)}')
+        print(f'what {args.dtype} costs in accuracy: {cost(args)}')
 
 
 def read_size(words: list[str]) -> tuple[int, int] | None:
@@ -187,11 +198,23 @@ def read_calibration(
     return Calibration(args.calibrate, read)
 
 
-def evaluation(args: argparse.Namespace) -> str:
-    """Return the command that evaluates the file."""
-    if args.model.endswith(SUFFIXES):
-        return f'python tools/test.py {args.model} {args.out}'
-    return f'python tools/eval_imagenet.py {args.out} --data FOLDER'
+def cost(args: argparse.Namespace) -> str:
+    """Evaluate a file beside its network; or return the command that does."""
+    if not args.model.endswith(SUFFIXES):
+        return f'python tools/eval_imagenet.py {args.out} --data FOLDER'
+    from mmrecnext.export.evaluation import (  # here: it needs what detectors do
+        evaluate_beside,
+        loss_of,
+        why_not_evaluated,
+    )
+
+    cfg = load_config(args.model, args.cfg_options)
+    command = f'python tools/test.py {args.model} {args.out}'
+    if args.no_evaluate:
+        return command
+    if reason := why_not_evaluated(cfg):
+        return f'{command} ({reason})'
+    return loss_of(*evaluate_beside(cfg, args.checkpoint, args.out))
 
 
 def choose(args: argparse.Namespace) -> Subject:

@@ -23,6 +23,7 @@ from mmrecnext.export.proof import LIMIT, Run, Trial, try_pictures
 from mmrecnext.export.recording import record
 from mmrecnext.export.reductions import SINGLE
 from mmrecnext.export.subjects import Subject
+from mmrecnext.export.timing import ROUNDS, time_in_turn
 from mmrecnext.files import atomic_write
 from mmrecnext.version import __version__
 
@@ -42,12 +43,15 @@ class Report:
         seconds: that it took to record and to write, without the proof.
         trials: what the proof has shown; empty where there was none.
         rounding: the same of weights in another type, where that was asked for.
+        times: of one picture in single precision and in that type, in milliseconds,
+            where the file computes in it.
     """
 
     file: Path
     seconds: float
     trials: Sequence[Trial]
     rounding: Sequence[Trial] = ()
+    times: Sequence[float] = ()
 
 
 def export(
@@ -103,15 +107,20 @@ def export(
         shown = partial(prove, subject, opened, size, shown_as)
         trials = shown() if verify else []
         rounding: list[Trial] = []
+        times: list[float] = []
         if dtype != SINGLE:
+            single = row.read(place) if verify and calibration else None
             start = time.perf_counter()
             reduction = row.reductions[dtype]
+            as_input = partial(_as_input, subject, size, PICTURES[pictures])
             with _explained(f'{row.name} has no way to hold this network in {dtype}'):
-                as_input = partial(_as_input, subject, size, PICTURES[pictures])
                 reduction.apply(place, recording, calibration, as_input)
             seconds += time.perf_counter() - start
             if verify and not row.elsewhere:
                 rounding = shown(reduction.limit(subject, size, shown_as))
+            if single:
+                batches = [*map(as_input, calibration[:ROUNDS])]
+                times = time_in_turn((single, row.read(place)), batches)
         about = dict(
             subject.about,
             outputs=subject.outputs,
@@ -121,7 +130,7 @@ def export(
             **(dict(calibration=len(calibration)) if calibration else {}),
         )
         row.annotate(place, metadata(about, row, trials, rounding))
-    return Report(Path(file), seconds, trials, rounding)
+    return Report(Path(file), seconds, trials, rounding, times)
 
 
 def prove(

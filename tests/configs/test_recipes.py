@@ -89,6 +89,7 @@ def test_a_config_of_each_kind_for_every_model():
         (None, 'mask_rcnn', 'coco', ''): every,
         (None, 'sem_fpn', 'ade20k', ''): every,
         ('retinanet', 'retinanet', 'coco', ''): every,
+        ('retinanet', 'retinanet', 'shapes', ''): {'m0'},
         ('sem_fpn_40k', 'sem_fpn', 'ade20k', '_40k'): every,
         ('drop_path', 'mask_rcnn', 'coco', '_drop_path'): set(DROP_PATH),
         (None, 'mask_rcnn', 'shapes', ''): {'m0'},
@@ -187,8 +188,10 @@ def test_schedule_is_that_of_m3(name):
 @pytest.mark.parametrize('name', sorted(set(FILES) - set(BENCHMARKS)))
 def test_batch_of_the_demos(name):
     cfg = config(name)
-    launched = re.search(rf'dist_train\.sh configs/{name} (\d+)', MAKEFILE.read_text())
-    batch_size = cfg.train_dataloader.batch_size * int(launched[1] if launched else 1)
+    launched = re.search(
+        r'dist_train\.sh configs/\$\(1\)\.py (\d+)', MAKEFILE.read_text()
+    )
+    batch_size = cfg.train_dataloader.batch_size * int(launched[1])
     assert cfg.auto_scale_lr.base_batch_size == batch_size
 
 

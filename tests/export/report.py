@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Export many networks, and tell how far the files are from them, by engine.
 
-Published models are exported as classifiers and as backbones, configs whole. Each is
-written as an ONNX file for pictures of any size, and every engine that is installed
-runs it beside the network. Without ``--weights`` all weights are random, with the
-statistics of batch norms as if they were trained. The result is a report in Markdown.
+Published models are exported as classifiers and as backbones, configs whole; of
+``CONFIG+ARCH`` the backbone is swapped for a RecNeXt before. Each is written as an ONNX
+file for pictures of any size, and every engine that is installed runs it beside the
+network. Without ``--weights`` all weights are random, with the statistics of batch
+norms as if they were trained. The result is a report in Markdown.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from mmrecnext import ARCHS, RecNeXt
 from mmrecnext.benchmark.machine import machine
 from mmrecnext.benchmark.markdown import table
 from mmrecnext.cli import file_to_write, run
-from mmrecnext.engine.configs import SUFFIXES, load_config
+from mmrecnext.engine.configs import load_config
 from mmrecnext.errors import UserError
 from mmrecnext.export import (
     Subject,
@@ -45,6 +46,7 @@ from mmrecnext.export.engines import ENGINES, engines_for
 from mmrecnext.export.proof import LIMIT, pictures, try_pictures
 from mmrecnext.files import write_file
 from mmrecnext.models.classifier import RecNeXtClassifier
+from mmrecnext.swap import swap_backbone, write_config
 from tests.export.helpers import random_weights
 from tests.helpers import randomise
 
@@ -53,6 +55,11 @@ CONFIGS = (
     'sem_fpn_recnext_t_share_channel_ade20k.py',
     'sem_fpn_recnext_m0_shapes.py',
     'mask_rcnn_recnext_m0_shapes.py',
+    'retinanet/retinanet_recnext_m0_shapes.py',
+    'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py+m0',
+    'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py+m0',
+    'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py+m0',
+    'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
 )
 
 COLUMNS = (
@@ -99,9 +106,7 @@ def main():
     cases = [
         (name, kind)
         for name in args.names or [*ARCHS, *CONFIGS]
-        for kind in (
-            ['whole'] if name.endswith(SUFFIXES) else ['classifier', 'backbone']
-        )
+        for kind in (['classifier', 'backbone'] if name in ARCHS else ['whole'])
     ]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -118,8 +123,15 @@ def subject_of(name: str, kind: str, weights: str | None, folder: Path) -> Subje
         return classifier_subject(randomise(RecNeXtClassifier(name)))
     if kind == 'backbone':
         return backbone_subject(randomise(RecNeXt(name)))
-    cfg = load_config(name)
-    return network_subject(cfg, weights or random_weights(name, folder / 'weights.pth'))
+    config, _, arch = name.partition('+')
+    if arch:
+        swapped = swap_backbone(config, arch, pretrained=False)
+        config = str(folder / 'swapped.py')
+        write_config(swapped, config)
+    cfg = load_config(config)
+    if cfg.default_scope == 'mmdet':  # some leave it to the pipeline to pad
+        cfg.model.data_preprocessor.pad_size_divisor = 32
+    return network_subject(cfg, weights or random_weights(cfg, folder / 'weights.pth'))
 
 
 def examine(
@@ -128,7 +140,9 @@ def examine(
     """Export a network; yield a row for each engine."""
     file = folder / 'network.onnx'
     trained = ', trained' if weights else ''
-    what = (Path(name).stem, kind + trained)
+    config, _, arch = name.partition('+')
+    swapped = f' on {arch}' if arch else ''
+    what = (Path(config).stem + swapped, kind + trained)
     start = time.perf_counter()
     try:
         subject = subject_of(name, kind, weights, folder)
@@ -150,7 +164,7 @@ def examine(
         verdict = 'equal'
         for trial in trials:
             worst = max(trial.differences, key=lambda x: x.value)
-            cells.append(f'{worst.output} {worst.value:.1e}')
+            cells.append(str(worst))
             verdict = verdict if trial.fits else 'DIFFERENT'
         yield *what, engine, verdict, *cells, size, seconds
 

@@ -6,7 +6,6 @@ import onnxruntime
 import pytest
 import torch
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
-from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 from torch import nn
 
@@ -16,6 +15,7 @@ from mmrecnext.export import export, paste_masks
 from mmrecnext.export.heads import subject_maker
 from mmrecnext.export.images import preparation_of
 from mmrecnext.export.matching import compare_detections, count_missing
+from tests.export.helpers import find_something
 from tests.helpers import SMALL, randomise
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporter's own affairs
@@ -58,53 +58,28 @@ SSD_ANCHORS = dict(
 )
 SMALL_HEAD = dict(num_classes=CLASSES, in_channels=8, feat_channels=8, stacked_convs=1)
 INSTANCES = dict(num_prototypes=4, dyconv_channels=4)
-# Per type of head: what its config has besides; and of its layers, by what their names
-# begin with, the mean of what they return.
+# Per type of head, what its config has besides.
 HEADS = {
-    'RetinaHead': (
-        dict(anchor_generator=ANCHORS, bbox_coder=DELTAS),
-        dict(retina_cls=-4, retina_reg=0),
+    'RetinaHead': dict(anchor_generator=ANCHORS, bbox_coder=DELTAS),
+    'FCOSHead': dict(strides=STRIDES, norm_cfg=None),
+    'ATSSHead': dict(anchor_generator=SQUARES, bbox_coder=DELTAS, norm_cfg=None),
+    'GFLHead': dict(anchor_generator=SQUARES, norm_cfg=None, reg_max=3),
+    'mmrecnext.SSDHead': dict(
+        in_channels=[8, 8],
+        stacked_convs=0,
+        anchor_generator=SSD_ANCHORS,
+        bbox_coder=DELTAS,
     ),
-    'FCOSHead': (
-        dict(strides=STRIDES, norm_cfg=None),
-        dict(conv_cls=-3, conv_reg=2.5, conv_centerness=0),
+    'YOLOXHead': dict(strides=STRIDES),
+    'RTMDetHead': dict(anchor_generator=POINTS, bbox_coder=DISTANCES, norm_cfg=BN),
+    'RTMDetSepBNHead': dict(
+        anchor_generator=POINTS, bbox_coder=DISTANCES, exp_on_reg=True
     ),
-    'ATSSHead': (
-        dict(anchor_generator=SQUARES, bbox_coder=DELTAS, norm_cfg=None),
-        dict(atss_cls=-3, atss_reg=0, atss_centerness=0),
+    'RTMDetInsHead': dict(
+        anchor_generator=POINTS, bbox_coder=DISTANCES, norm_cfg=BN, **INSTANCES
     ),
-    'GFLHead': (
-        dict(anchor_generator=SQUARES, norm_cfg=None, reg_max=3),
-        dict(gfl_cls=-4, gfl_reg=0),
-    ),
-    'mmrecnext.SSDHead': (
-        dict(
-            in_channels=[8, 8],
-            stacked_convs=0,
-            anchor_generator=SSD_ANCHORS,
-            bbox_coder=DELTAS,
-        ),
-        dict(cls_convs=0, reg_convs=0),
-    ),
-    'YOLOXHead': (
-        dict(strides=STRIDES),
-        dict(multi_level_conv_cls=-3, multi_level_conv_reg=0.5, multi_level_conv_obj=0),
-    ),
-    'RTMDetHead': (
-        dict(anchor_generator=POINTS, bbox_coder=DISTANCES, norm_cfg=BN),
-        dict(rtm_cls=-1, rtm_reg=0.5, rtm_obj=0),
-    ),
-    'RTMDetSepBNHead': (
-        dict(anchor_generator=POINTS, bbox_coder=DISTANCES, exp_on_reg=True),
-        dict(rtm_cls=-2, rtm_reg=0.5),
-    ),
-    'RTMDetInsHead': (
-        dict(anchor_generator=POINTS, bbox_coder=DISTANCES, norm_cfg=BN, **INSTANCES),
-        dict(rtm_cls=-1, rtm_reg=2, rtm_obj=0, rtm_kernel=0),
-    ),
-    'RTMDetInsSepBNHead': (
-        dict(anchor_generator=POINTS, bbox_coder=DISTANCES, **INSTANCES),
-        dict(rtm_cls=-2, rtm_reg=2, rtm_kernel=0),
+    'RTMDetInsSepBNHead': dict(
+        anchor_generator=POINTS, bbox_coder=DISTANCES, **INSTANCES
     ),
 }
 
@@ -126,40 +101,16 @@ class Strides(nn.Module):
 
 
 def prepare(model):
-    """Give a model a quick backbone, and take away what it adds to nothing."""
+    """Give a model a quick backbone and detections, and none in a blank picture."""
     model.backbone = Strides()
     for layer in randomise(model).modules():
         if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
             layer.bias.data.zero_()
-
-
-def settle(model, name, mean, spread):
-    """Give what convolutions return a mean and a spread: scores are far apart then.
-
-    They are those whose name has another name in it.
-    """
-    seed = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (2, 3, 64, 96), generator=seed)
-    meta = dict(img_shape=(64, 96), ori_shape=(64, 96), scale_factor=(1.0, 1.0))
-    seen = []
-    for each, layer in model.named_modules():
-        if name not in each or not isinstance(layer, nn.Conv2d | nn.Linear):
-            continue
-        nn.init.normal_(layer.weight)
-        seen.clear()
-        hook = layer.register_forward_hook(lambda *x: seen.append(x[2].flatten()))
-        with torch.no_grad():
-            samples = [DetDataSample(metainfo=meta) for _ in images]
-            model.test_step(dict(inputs=[*images], data_samples=samples))
-        hook.remove()
-        values = torch.cat(seen)
-        layer.weight.data *= spread / values.std()
-        layer.bias.data.fill_(float(mean - spread * values.mean() / values.std()))
+    find_something(model)
 
 
 def dense(head, **test):
     """A small detector with a type of head."""
-    options, layers = HEADS[head]
     torch.manual_seed(0)
     model = build_network(
         ConfigDict(
@@ -167,14 +118,12 @@ def dense(head, **test):
             data_preprocessor=PREPROCESSOR,
             backbone=dict(type='mmrecnext.RecNeXt', arch=SMALL['m0']),
             neck=dict(type='FPN', in_channels=[8, 8], out_channels=8, num_outs=2),
-            bbox_head=dict(type=head, **{**SMALL_HEAD, **options}),
+            bbox_head=dict(type=head, **{**SMALL_HEAD, **HEADS[head]}),
             test_cfg=dict(TEST, mask_thr_binary=0.5, **test),
         ),
         'mmdet',
     )
     prepare(model)
-    for name, mean in layers.items():
-        settle(model, f'bbox_head.{name}', mean, 0.3 if '_reg' in name else 2)
     return model
 
 
@@ -253,13 +202,6 @@ def two_stage(masks=True, cascade=False, **test):
         'mmdet',
     )
     prepare(model)
-    for name, spread in dict(
-        rpn_cls=0.5, rpn_reg=0.3, fc_cls=2, fc_reg=0.5, conv_logits=2
-    ).items():
-        settle(model, name, 0, spread)
-    for name, layer in model.named_modules():
-        if name.endswith('fc_cls'):
-            layer.bias.data[-1] += 4  # the background
     return model
 
 

@@ -15,8 +15,14 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.prepare import move_data_root
 from mmrecnext.errors import ExportError
 from mmrecnext.export import classifier_subject, export, network_subject
+from mmrecnext.export.evaluation import (
+    evaluate_beside,
+    loss_of,
+    why_not_evaluated,
+)
 from mmrecnext.export.exported import ExportedClassifier, open_exported
 from mmrecnext.export.predicting import (
     Exported,
@@ -59,6 +65,20 @@ def test_label_maps_are_those_of_the_checkpoint(segmentor, exported, shapes, tmp
         maps.append({x.name: x.read_bytes() for x in out.iterdir()})
     assert figures[0] == figures[1] and len(figures[0]) == 1
     assert maps[0] == maps[1] and len(maps[0]) == 2
+
+
+@pytest.mark.slow
+def test_evaluated_beside_the_network(segmentor, exported, shapes):
+    cfg = load_config(segmentor[0])
+    assert 'data/shapes/' in why_not_evaluated(cfg)
+    move_data_root(cfg, str(shapes))
+    assert not why_not_evaluated(cfg)
+    network, file = evaluate_beside(cfg, segmentor[1], exported)
+    assert network == file and 0 < network['mIoU'] < 100
+    said = loss_of(dict(network, worse=-1.0), dict(file, mIoU=0.0))
+    assert f'mIoU {network["mIoU"]:.3f} to 0.000' in said and 'worse' not in said
+    cfg.pop('test_evaluator')
+    assert why_not_evaluated(cfg) == 'the config has no test'
 
 
 @pytest.mark.slow

@@ -333,6 +333,7 @@ def test_integers(subject, tmp_path):
         subject, file, 'openvino', (32, 64), dtype='int8', calibration=pictures
     )
     assert all(trial.fits for trial in report.trials)
+    assert len(report.times) == 2 and min(report.times) > 0
     images = torch.stack(smooth(4, 32, 64))
     found = FORMATS['openvino'].read(file)(images)['c1']
     expected = subject.reference(images)['c1']
