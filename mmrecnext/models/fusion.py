@@ -10,21 +10,24 @@ Both also have a method ``fuse``, which returns what is to stand in their place:
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from typing import TypeGuard
 
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from mmengine.model import BaseModel
+from torch import Tensor, fx, nn
 
 from mmrecnext.compat import BatchNorm
 from mmrecnext.errors import OptionError
 
 
 def switch_to_deploy(model: nn.Module) -> None:
-    """Bring a network that contains a RecNeXt into its inference form, in place.
+    """Bring a network into its inference form, in place.
 
     Backbones that have a ``switch_to_deploy`` are folded by it, and in the rest every
-    ``ConvModule`` of MMCV whose convolution a batch norm follows. Other norms stay.
+    ``ConvModule`` of MMCV whose convolution a batch norm follows, and whatever else a
+    graph shows to be such a pair, as in a ResNet of MMDetection. Other norms stay.
 
     Args:
         model: a detector or segmentor, with its weights loaded; may be wrapped.
@@ -47,6 +50,7 @@ def switch_to_deploy(model: nn.Module) -> None:
         if switch is not None:
             switch()
     fold_conv_modules(model)
+    fold_pairs(model)
     print_log(
         f'Merged {before - count_norms(model)} of {before} batch norms',
         logger='current',
@@ -120,13 +124,12 @@ def fold_conv_modules(model: nn.Module) -> None:
         model: what contains them.
     """
     from mmcv.cnn import ConvModule  # here: it takes as long as all of mmrecnext
-    from mmcv.cnn.bricks.wrappers import Conv2d
 
     for module in model.modules():
         if (
             isinstance(module, ConvModule)
             and type(module).forward is ConvModule.forward
-            and type(module.conv) in (nn.Conv2d, Conv2d)  # others alter their weights
+            and type(module.conv) in plain_convolutions()
             and not module.with_spectral_norm
             and is_foldable(module.norm)
             and module.order.index('norm') == module.order.index('conv') + 1
@@ -135,6 +138,72 @@ def fold_conv_modules(model: nn.Module) -> None:
             module.conv = conv_of(module.conv, *merged)
             setattr(module, module.norm_name, nn.Identity())
             module.efficient_conv_bn_eval_forward = None  # it would read the norm
+
+
+def plain_convolutions() -> tuple[type[nn.Conv2d], ...]:
+    """Return the types that convolve by the weights that they hold, as they are."""
+    from mmcv.cnn.bricks import Conv2d, Conv2dAdaptivePadding  # here: see above
+
+    return nn.Conv2d, Conv2d, Conv2dAdaptivePadding
+
+
+class Layers(fx.Tracer):
+    """Follows a network down to its layers, and to what has no batch norm in it."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Tell whether to look no further into a module."""
+        return isinstance(m, nn.Conv2d | BatchNorm) or count_norms(m) == 0
+
+
+def fold_pairs(model: nn.Module) -> None:
+    """Merge each batch norm that takes what a convolution returns, and alone does.
+
+    Which do, the forward of a part tells as ``torch.fx`` records it; a part that cannot
+    be recorded is looked into, part by part. Layers that are called more than once
+    stay.
+
+    Args:
+        model: what contains them, in inference; changed in place.
+    """
+    names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
+    parts = [model]
+    while parts:
+        part = parts.pop()
+        if count_norms(part) == 0 or isinstance(part, BatchNorm):
+            continue
+        for pair in _pairs(part):
+            conv, norm = map(part.get_submodule, pair)
+            if names[id(conv)] == names[id(norm)] == 1 and is_foldable(norm):
+                assert isinstance(conv, nn.Conv2d)
+                merged = conv_of(conv, *conv_then_norm(conv, norm))
+                part.set_submodule(pair[0], merged)
+                part.set_submodule(pair[1], nn.Identity())
+        parts.extend(part.children())
+
+
+def _pairs(part: nn.Module) -> list[tuple[str, str]]:
+    """Return the names of convolutions, and of the batch norms that follow them."""
+    if isinstance(part, BaseModel):  # its forward has several modes
+        return []
+    try:
+        graph = Layers().trace(copy.deepcopy(part))  # a forward may keep what it sees
+    except Exception:  # whatever it raises that is given no numbers
+        return []
+    modules = dict(part.named_modules())
+    calls = Counter(node.target for node in graph.nodes if node.op == 'call_module')
+    found = []
+    for node in graph.nodes:
+        conv = node.args[0] if node.op == 'call_module' and node.args else None
+        if (
+            isinstance(conv, fx.Node)
+            and conv.op == 'call_module'
+            and len(conv.users) == 1
+            and calls[node.target] == calls[conv.target] == 1
+            and isinstance(modules[str(node.target)], BatchNorm)
+            and type(modules[str(conv.target)]) in plain_convolutions()
+        ):
+            found.append((str(conv.target), str(node.target)))
+    return found
 
 
 def is_foldable(norm: nn.Module | None) -> TypeGuard[BatchNorm]:

@@ -10,6 +10,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmrecnext import RecNeXt
+from mmrecnext.engine.build import build_network
 from mmrecnext.engine.configs import load_config
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.models.fusion import (
@@ -241,6 +242,74 @@ class TestConvModules:
     def test_other_norms_have_no_affine_form(self):
         with pytest.raises(OptionError, match='not InstanceNorm2d'):
             conv_then_norm(nn.Conv2d(4, 4, 1), nn.InstanceNorm2d(4))
+
+
+class Pair(nn.Module):
+    """A convolution and a batch norm, in some order of use."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.use = use
+
+    def forward(self, x):
+        return self.use(self, x)
+
+
+class TestPairs:
+    @torch.no_grad()
+    @pytest.mark.parametrize(
+        ('use', 'left'),
+        {
+            'one after the other': (lambda m, x: m.norm(m.conv(x)).relu(), 0),
+            'with a layer between': (lambda m, x: m.norm(m.conv(x).relu()), 1),
+            'the wrong way round': (lambda m, x: m.conv(m.norm(x)), 1),
+            'another use between': (lambda m, x: m.norm(y := m.conv(x)) + y, 1),
+            'the one twice': (lambda m, x: m.norm(m.conv(x)) + m.conv(x), 1),
+            'the other twice': (lambda m, x: m.norm(m.conv(x)) + m.norm(x), 1),
+            'by values': (lambda m, x: m.norm(m.conv(x)) if x.sum() > 0 else x, 1),
+        }.values(),
+    )
+    def test_what_stands_for_another(self, use, left):
+        model = randomise(nn.Sequential(Pair(use), nn.Identity())).double()
+        x = torch.rand(2, 4, 5, 6, dtype=torch.double)
+        expected = model(x)
+        for _ in range(2):
+            switch_to_deploy(model)
+            assert count_norms(model) == left
+            assert (model(x) - expected).abs().max() < 1e-12
+
+    @torch.no_grad()
+    def test_layers_that_others_use(self):
+        """Of which a graph of one part shows nothing."""
+        pairs = [Pair(lambda m, x: m.norm(m.conv(x))) for _ in range(2)]
+        pairs[1].conv = pairs[0].conv
+        model = randomise(nn.ModuleList(pairs))
+        x = torch.rand(1, 4, 5, 6)
+        expected = [pair(x) for pair in pairs]
+        switch_to_deploy(model)
+        assert count_norms(model) == 2
+        assert_equal([pair(x) for pair in pairs], expected)
+
+    @torch.no_grad()
+    @pytest.mark.parametrize(
+        'options',
+        [
+            dict(type='mmdet.ResNet', depth=18, norm_eval=True),
+            dict(type='mmdet.ResNeXt', depth=50, groups=32, base_width=4),
+            dict(type='mmdet.EfficientNet', arch='b0', out_indices=(3,)),
+        ],
+        ids=lambda options: options['type'],
+    )
+    def test_backbones_of_mmdet(self, options):
+        model = build_network(options, 'mmdet').double()
+        randomise(model)  # whose `eval` returns nothing
+        x = torch.rand(1, 3, 64, 96, dtype=torch.double)
+        expected = model(x)
+        switch_to_deploy(model)
+        assert count_norms(model) == 0
+        for found, other in zip(model(x), expected, strict=True):
+            assert (found - other).abs().max() < 1e-12 * other.abs().max()
 
 
 def build(config, framework):
