@@ -17,6 +17,7 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 
 from mmrecnext.engine.misbuilt import describe_misbuilt
+from mmrecnext.engine.precision import AMP_DTYPES
 from mmrecnext.engine.prepare import prepare
 from mmrecnext.engine.stopping import RANKS, Terminated, termination
 from mmrecnext.engine.terminal import warnings_logged
@@ -122,6 +123,22 @@ def add_runner_arguments(parser: argparse.ArgumentParser):
     # torch.distributed.launch passes it; torchrun sets the variable itself.
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+
+
+def add_inference_arguments(parser: argparse.ArgumentParser):
+    """Add the arguments of tools that have a network infer."""
+    parser.add_argument(
+        '--deploy',
+        action='store_true',
+        help='merge batch norms into convolutions first: same results, sooner',
+    )
+    parser.add_argument(
+        '--dtype',
+        choices=('fp32', *AMP_DTYPES),
+        default='fp32',
+        help='precision of backbone, neck and heads; boxes, scores and masks stay in '
+        'fp32 [%(default)s]',
     )
 
 

@@ -26,6 +26,7 @@ from rich.progress import track
 from mmrecnext.checkpoint.sources import check_source
 from mmrecnext.cli import (
     add_config_arguments,
+    add_inference_arguments,
     check_device,
     run,
 )
@@ -92,11 +93,7 @@ def parse_args() -> argparse.Namespace:
         help='of a segmentor, also write the class of each pixel, counted from 0, '
         'into label_maps/NAME.png',
     )
-    parser.add_argument(
-        '--deploy',
-        action='store_true',
-        help='merge batch norms into convolutions first: same predictions, sooner',
-    )
+    add_inference_arguments(parser)
     args = parser.parse_args()
     if is_exported(args.config):
         args.inputs.insert(0, args.checkpoint)
@@ -126,7 +123,7 @@ def main():
     if args.label_maps and framework_of(cfg).predicts != 'label map':
         raise ConfigError('--label-maps: only segmentors have label maps')
     predictor = Predictor(
-        cfg, args.checkpoint, args.device, args.score_thr, args.deploy
+        cfg, args.checkpoint, args.device, args.score_thr, args.deploy, args.dtype
     )
 
     stills = [file for file in outputs if file.suffix.lower() not in VIDEOS]
@@ -178,10 +175,10 @@ def read_config(args: argparse.Namespace) -> Config:
         check_source(args.checkpoint)
         fit_cpu(cfg)
         return cfg
-    if args.deploy or args.cfg_options or args.device != 'cpu':
+    if args.deploy or args.cfg_options or args.device != 'cpu' or args.dtype != 'fp32':
         raise OptionError(
-            f'{args.config} is as it was exported: --deploy, --cfg-options and other '
-            'devices than cpu are for a config and its checkpoint'
+            f'{args.config} is as it was exported: --deploy, --dtype, --cfg-options '
+            'and other devices than cpu are for a config and its checkpoint'
         )
     return config_of(args.config)
 

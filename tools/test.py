@@ -16,6 +16,7 @@ from mmengine.evaluator import DumpResults
 from mmrecnext.checkpoint.sources import check_source
 from mmrecnext.cli import (
     add_config_arguments,
+    add_inference_arguments,
     add_runner_arguments,
     prepare_run,
     run,
@@ -30,6 +31,7 @@ from mmrecnext.engine.outputs import (
     deploy,
     drawing_settings,
     drop_idle_metrics,
+    lower_precision,
     save_coco_json,
 )
 from mmrecnext.engine.prepare import move_data_root
@@ -61,11 +63,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation: flips (and scales)'
     )
-    parser.add_argument(
-        '--deploy',
-        action='store_true',
-        help='merge batch norms into convolutions first: same figures, sooner',
-    )
+    add_inference_arguments(parser)
     return parser.parse_args()
 
 
@@ -112,10 +110,10 @@ def set_model(cfg: Config, args: argparse.Namespace):
         OptionError: for options that an exported file does not take.
     """
     if is_exported(args.checkpoint):
-        if args.tta or args.deploy:
+        if args.tta or args.deploy or args.dtype != 'fp32':
             raise OptionError(
-                f'{args.checkpoint} is as it was exported: --tta and --deploy are for '
-                'checkpoints'
+                f'{args.checkpoint} is as it was exported: --tta, --deploy and --dtype '
+                'are for checkpoints'
             )
         put_in_place(args.checkpoint, cfg)
         return
@@ -127,6 +125,8 @@ def set_model(cfg: Config, args: argparse.Namespace):
         augment(cfg)
     if args.deploy:
         deploy(cfg)
+    if args.dtype != 'fp32':
+        lower_precision(cfg, args.dtype)
 
 
 def closing(

@@ -83,6 +83,14 @@ def deploy(cfg: Config):
     cfg.custom_hooks = [*hooks, dict(type='DeployHook')]
 
 
+def lower_precision(cfg: Config, dtype: str):
+    """Have the model tested in mixed precision, of a type in ``AMP_DTYPES``."""
+    cfg.custom_hooks = [
+        *(cfg.get('custom_hooks') or ()),
+        dict(type='PrecisionHook', dtype=dtype),
+    ]
+
+
 def output_names(paths: Iterable[str]) -> dict[str, Path]:
     """Name a file for each picture, below the folder that holds all of them.
 

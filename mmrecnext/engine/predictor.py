@@ -29,6 +29,7 @@ from mmrecnext.checkpoint import load_network
 from mmrecnext.engine.build import build_network
 from mmrecnext.engine.data import tested_dataset
 from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.engine.precision import infer_in
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import atomic_write, write_file
@@ -50,13 +51,15 @@ class Predictor:
         device: where to run.
         score_thr: least score of a detection that is described or drawn.
         deploy: whether to bring it into its inference form.
+        dtype: ``fp32``, or of mixed precision ``bf16``, or on a GPU ``fp16``.
 
     Attributes:
         model (nn.Module): the model.
         classes (Sequence[str]): names of the classes, in the order of the labels.
 
     Raises:
-        ConfigError: for a config without test data, or class names.
+        ConfigError: for a config without test data, or class names, or for fp16 on a
+            CPU.
         CheckpointError: for weights that do not fit.
     """
 
@@ -67,6 +70,7 @@ class Predictor:
         device: str = 'cpu',
         score_thr: float = 0.3,
         deploy: bool = False,
+        dtype: str = 'fp32',
     ):
         init_default_scope(cfg.default_scope)
         dataset = tested_dataset(cfg, PREPARES)
@@ -82,6 +86,8 @@ class Predictor:
         self.score_thr = score_thr
         if deploy:
             switch_to_deploy(self.model)
+        if dtype != 'fp32':
+            infer_in(self.model, dtype)
         bound_memory(self.model)
         options = cfg.get('visualizer') or dict(
             type=framework_of(cfg).visualizer, name='predictor'

@@ -18,6 +18,7 @@ from mmrecnext.checkpoint.weights import check_values
 from mmrecnext.engine.channels import check_channels
 from mmrecnext.engine.data import DataHook, check_class_names, describe_empty
 from mmrecnext.engine.misbuilt import describe_unknown, is_raised_in
+from mmrecnext.engine.precision import infer_in
 from mmrecnext.engine.resume import ResumeHook, latest_checkpoint, settle_schedule
 from mmrecnext.engine.saving import saving_safely
 from mmrecnext.engine.segmentation import bound_memory
@@ -65,6 +66,24 @@ class DeployHook(Hook):
     def before_test(self, runner: MMEngineRunner):
         """Fold batch norms."""
         switch_to_deploy(runner.model)
+
+
+@HOOKS.register_module()
+class PrecisionHook(Hook):
+    """Tests the model in mixed precision, once it is loaded, and deployed if it is.
+
+    Args:
+        dtype: see :func:`~mmrecnext.engine.precision.infer_in`.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, dtype: str):
+        self.dtype = dtype
+
+    def before_test(self, runner: MMEngineRunner):
+        """Lower the precision of the network."""
+        infer_in(runner.model, self.dtype)
 
 
 class ValuesHook(Hook):
