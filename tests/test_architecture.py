@@ -36,8 +36,8 @@ SIDEWAYS = {
 
 PARSING = {'parse_args', 'build_parser', 'add_ways'}
 TOOLS = {
-    'benchmark': 'compare beside_published grow combine check check_files show save '
-    'progress_bar',
+    'benchmark': 'compare compare_with beside_published grow combine check check_files '
+    'show save progress_bar',
     'convert_checkpoint': 'check_fits',
     'eval_imagenet': 'read_model read_folder evaluate',
     'export': 'read_size choose read_calibration cost',
@@ -47,7 +47,7 @@ TOOLS = {
     'backbone metrics coco_metrics miou peer_metrics sizes training config_rows wrap '
     'replace_section',
     'publish': 'publish',
-    'swap_backbone': 'show brief',
+    'swap_backbone': 'compare show brief',
     'test': 'set_model closing',
     'train': '',
 }

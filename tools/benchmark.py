@@ -5,8 +5,8 @@ Models are RecNeXts (recnext_m3, or m3), models of timm (repvit_m1_1), of which 
 of all stages are computed, configs of MMDetection or MMSegmentation, whole, and files
 that tools/export.py has written.
 
-All that the options name is combined, and measured in one process, in turn. Three other
-measurements take the place of this: --growth, --startup and --published.
+All that the options name is combined, and measured in one process, in turn. Four other
+measurements take the place of this: --growth, --startup, --published and --against.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mmrecnext import ARCHS
+from mmrecnext.benchmark.against import beside
 from mmrecnext.benchmark.cases import (
     DTYPES,
     FORMS,
@@ -95,6 +96,12 @@ def parse_args() -> argparse.Namespace:
         help='images per second of whole classifiers at 224 x 224, fused, in fp32 and '
         'NCHW, beside the published speeds; --batch is halved until it fits [2048, on '
         'a CPU 64]',
+    )
+    instead.add_argument(
+        '--against',
+        metavar='CONFIG',
+        help='of the config MODEL and of this older one: parameters, operations, time '
+        'by part, and memory to infer and to train',
     )
     add_ways(parser)
     parser.add_argument(
@@ -202,6 +209,8 @@ def main():
         save(args, dict(machine=machine('cpu'), startup=found))
     elif args.published:
         beside_published(args)
+    elif args.against:
+        compare_with(args)
     elif args.growth:
         grow(args)
     else:
@@ -221,6 +230,30 @@ def compare(args: argparse.Namespace):
     show(args, tables(report), about, LEGEND)
     if args.picture:
         draw_accuracy(report.results, args.picture, about)
+    save(args, as_data(report, args.device))
+
+
+def compare_with(args: argparse.Namespace):
+    """Measure a network beside the one whose place it takes.
+
+    Raises:
+        OptionError: where it is none, or several.
+    """
+    if len(args.models) != 1:
+        raise OptionError('--against: name one config before it, to compare with')
+    shape = tuple(args.shape * 2)[:2] if args.shape else None
+    batch = max(args.batch or [1])
+    with progress_bar() as progress:
+        table, report = beside(
+            args.against,
+            *args.models,
+            shape,
+            batch,
+            args.device,
+            args.repeats,
+            progress,
+        )
+    show(args, [table], describe(report, args.device))
     save(args, as_data(report, args.device))
 
 

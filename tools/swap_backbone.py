@@ -10,9 +10,14 @@ if __name__ == '__main__':
 
 import argparse
 import shutil
+import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
+
+from mmengine.config import Config
+from rich.console import Console
+from rich.progress import Progress
 
 from mmrecnext.cli import (
     add_runner_arguments,
@@ -72,6 +77,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--train', action='store_true', help='train with it at once, as train.py would'
     )
+    parser.add_argument(
+        '--compare',
+        action='store_true',
+        help='measure both: parameters, operations, time by part, memory; '
+        'tools/benchmark.py --against tells more options',
+    )
     add_runner_arguments(parser)
     return parser.parse_args()
 
@@ -87,10 +98,31 @@ def main():
         reason = write_config(new, args.out, args.config)
         print(f'Written to {args.out}' + (f', entirely: {reason}' if reason else ''))
         name = args.out
+    if args.compare:
+        compare(args.config, new)
     if args.train:
         args.config = name
         prepare_run(new, args, splits=('train', 'val'))
         build_runner(new).train()
+
+
+def compare(old: str, new: Config):
+    """Measure two networks side by side, and print what changed."""
+    from mmrecnext.benchmark.against import beside  # here: it takes a while
+    from mmrecnext.benchmark.report import as_rich
+
+    with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as bar:
+        file = Path(folder, 'swapped.py')
+        write_config(new, file)
+        task = bar.add_task('')
+        table, _ = beside(
+            old,
+            str(file),
+            progress=lambda text, done: bar.update(
+                task, description=text, completed=100 * done
+            ),
+        )
+    Console(highlight=False).print(as_rich(*table))
 
 
 def show(old, new):

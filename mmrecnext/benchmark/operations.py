@@ -127,15 +127,18 @@ def arch_of(name: str) -> str:
         raise OptionError(f'unknown model {name!r}; the models are {known}') from error
 
 
-def network_cost(cfg: Config) -> Cost:
+def network_cost(cfg: Config, size: tuple[int, int] | None = None) -> Cost:
     """Count what the detector or segmentor of a config takes; RoI align is left out.
 
-    The image is as large as the row of its framework says.
+    Args:
+        cfg: the config; changed.
+        size: height and width of the image; by default as the row of its framework
+            says.
     """
     fit_cpu(cfg)
     framework = framework_of(cfg)
     model = build_network(cfg.model, framework.scope, weights=False).to('meta').eval()
-    image = torch.empty(1, 3, *framework.image_size, device='meta')
+    image = torch.empty(1, 3, *(size or framework.image_size), device='meta')
     return cost_of(model, lambda model: run_networks(model, image, framework.heads))
 
 

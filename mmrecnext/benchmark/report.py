@@ -128,7 +128,7 @@ def as_rich(title: str, columns: Sequence[str], body: Iterable[Sequence[str]]) -
     """Lay a table out for the terminal."""
     table = Table(title=title)
     for column in columns:
-        text = column in ('model', *WAYS)
+        text = column in ('', 'model', *WAYS)
         table.add_column(column, justify='left' if text else 'right', no_wrap=True)
     for row in body:
         table.add_row(*row)

@@ -92,7 +92,8 @@ def test_tools(tmp_path, shapes):
     config = tmp_path / 'small.py'
     config.write_text(
         f"_base_ = '{ROOT / 'configs/sem_fpn_recnext_m0_shapes.py'}'\n"
-        f'model = dict(backbone=dict(arch={SMALL["m0"]}), '
+        "model = dict(backbone=dict(_delete_=True, type='mmrecnext.RecNeXt', "
+        f'arch={SMALL["m0"]}), '
         'neck=dict(in_channels=[16, 32, 64, 128]))'
     )
     cfg = load_config(str(config))
