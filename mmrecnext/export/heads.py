@@ -15,7 +15,29 @@ from mmrecnext.export.detectors import dense_subject, two_stage_subject
 from mmrecnext.export.subjects import Subject, segmentor_subject
 
 HEADS: dict[tuple[str, str], Callable[..., Subject]] = {
+    ('mmseg', 'ANNHead'): segmentor_subject,
+    ('mmseg', 'APCHead'): segmentor_subject,
+    ('mmseg', 'ASPPHead'): segmentor_subject,
+    ('mmseg', 'CCHead'): segmentor_subject,
+    ('mmseg', 'DAHead'): segmentor_subject,
+    ('mmseg', 'DNLHead'): segmentor_subject,
+    ('mmseg', 'DepthwiseSeparableASPPHead'): segmentor_subject,
+    ('mmseg', 'DepthwiseSeparableFCNHead'): segmentor_subject,
+    ('mmseg', 'EMAHead'): segmentor_subject,
+    ('mmseg', 'EncHead'): segmentor_subject,
+    ('mmseg', 'FCNHead'): segmentor_subject,
     ('mmseg', 'FPNHead'): segmentor_subject,
+    ('mmseg', 'GCHead'): segmentor_subject,
+    ('mmseg', 'ISAHead'): segmentor_subject,
+    ('mmseg', 'LRASPPHead'): segmentor_subject,
+    ('mmseg', 'NLHead'): segmentor_subject,
+    ('mmseg', 'OCRHead'): segmentor_subject,
+    ('mmseg', 'PSPHead'): segmentor_subject,
+    ('mmseg', 'SETRMLAHead'): segmentor_subject,
+    ('mmseg', 'SETRUPHead'): segmentor_subject,
+    ('mmseg', 'STDCHead'): segmentor_subject,
+    ('mmseg', 'SegformerHead'): segmentor_subject,
+    ('mmseg', 'UPerHead'): segmentor_subject,
     ('mmdet', 'RetinaHead'): dense_subject,
     ('mmdet', 'FCOSHead'): dense_subject,
     ('mmdet', 'ATSSHead'): dense_subject,
@@ -50,7 +72,7 @@ def subject_maker(model: Any, scope: str) -> Callable[..., Subject]:
         ExportError: for a head that has no row, naming those that have.
     """
     kinds = [
-        type(head).__name__
+        type(head[-1] if isinstance(head, nn.ModuleList) else head).__name__
         for part in sorted(FRAMEWORKS[scope].heads, key=PROPOSES.__eq__)
         if isinstance(head := getattr(model, part, None), nn.Module)
     ]

@@ -41,7 +41,8 @@ class WholeSegmentor(nn.Module):
     """From pictures to the class of each pixel.
 
     Args:
-        model: an ``EncoderDecoder`` of MMSegmentation whose head gives logits at once.
+        model: an ``EncoderDecoder`` of MMSegmentation whose head gives logits at once,
+            or a ``CascadeEncoderDecoder`` of such heads.
         how: what its pictures go through.
         logits: whether to return logits too.
     """
@@ -51,9 +52,9 @@ class WholeSegmentor(nn.Module):
         self.prepare = Images(how)
         self.backbone = model.backbone
         self.neck = model.neck if model.with_neck else nn.Identity()
-        self.decode_head = model.decode_head
+        self.decode_heads = heads_of(model)
         self.align_corners = model.align_corners
-        self.threshold: Any = getattr(model.decode_head, 'threshold', None)
+        self.threshold: Any = getattr(self.decode_heads[-1], 'threshold', None)
         self.logits = logits
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -64,14 +65,23 @@ class WholeSegmentor(nn.Module):
         height, width = images.shape[2:]
         x = self.prepare(images)
         maps: Sequence[Tensor] = self.neck(self.backbone(x))
+        found: tuple[Any, ...] = ()
+        for head in self.decode_heads:
+            logits = head(maps, *found)
+            if isinstance(logits, tuple):  # what else there is, training asks for
+                logits = logits[0]
+            found = (logits,)
         logits = F.interpolate(
-            self.decode_head(maps),
-            x.shape[2:],
-            mode='bilinear',
-            align_corners=self.align_corners,
+            logits, x.shape[2:], mode='bilinear', align_corners=self.align_corners
         )[..., :height, :width]
         if logits.shape[1] == 1:
             labels = (logits[:, 0].sigmoid() > self.threshold).long()
         else:
             labels = logits.argmax(1)
         return (labels, logits) if self.logits else (labels,)
+
+
+def heads_of(model: Any) -> nn.ModuleList:
+    """Return the decode heads of a segmentor, the one that predicts last."""
+    head = model.decode_head
+    return head if isinstance(head, nn.ModuleList) else nn.ModuleList([head])

@@ -114,8 +114,9 @@ def classes(cfg: Config, meta: dict[str, Any], model: Any) -> dict[str, Any]:
     """Return names and colours of the classes of a network."""
     from mmrecnext.engine.predictor import describe_classes  # here: it draws, too
 
-    names = ('decode_head', 'bbox_head', 'roi_head.bbox_head', 'roi_head.bbox_head.0')
-    heads = (dict(model.named_modules()).get(name) for name in names)
+    names = ('decode_head', 'bbox_head', 'roi_head.bbox_head')
+    modules = dict(model.named_modules())
+    heads = (modules.get(name + stage) for name in names for stage in ('', '.0'))
     counts = (getattr(head, 'num_classes', None) for head in heads)
     count = next(filter(None, counts), None)
     dataset = tested_dataset(cfg, 'which names the classes')

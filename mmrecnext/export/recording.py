@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
+from mmrecnext.export.layers import PooledByMatrices
 from mmrecnext.export.proof import EXAMPLE
 from mmrecnext.export.subjects import Subject
 
@@ -97,7 +98,7 @@ def record(
     """
     images = torch.zeros(1 if single else 2, 3, *(size or EXAMPLE), dtype=dtype)
     free = () if single else (0,) if size else (0, 2, 3)
-    with torch.no_grad(), way or nullcontext():
+    with torch.no_grad(), PooledByMatrices(), way or nullcontext():
         program = torch.export.export(
             subject.network,
             (images,),

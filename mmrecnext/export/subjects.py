@@ -152,7 +152,7 @@ def segmentor_subject(
     What they have to equal comes from ``model.test_step``.
 
     Args:
-        model: an ``EncoderDecoder`` of MMSegmentation, in inference.
+        model: a segmentor of MMSegmentation, in inference.
         how: what its pictures go through.
         deploy: whether to merge its batch norms, in a copy.
         logits: whether the file also returns ``logits``, ``[N, classes, H, W]``.
@@ -181,7 +181,7 @@ def segmentor_subject(
 
     network = WholeSegmentor(exportable(model, deploy), how, logits)
     single = model.out_channels == 1
-    threshold = model.decode_head.threshold if single else None
+    threshold = network.threshold if single else None
     about = dict(about, threshold=threshold, align_corners=model.align_corners)
     return Subject(
         network=network.eval(),

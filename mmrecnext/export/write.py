@@ -92,8 +92,7 @@ def export(
     check_calibration(row, dtype, calibration)
     start = time.perf_counter()
     shown_as = row.graph_dtype or PICTURES[pictures]
-    hint = '' if size else '; try --size HEIGHT WIDTH'
-    with _explained(f'PyTorch cannot record this network{hint}'):
+    with _explained(f'PyTorch cannot record this network{_advice(size)}'):
         way = row.way(ios_safe) if row.way else None
         recording = record(subject, size, pictures, shown_as, row.is_single, way)
     with atomic_write(file, *row.companions) as place:
@@ -152,15 +151,22 @@ def prove(
     Raises:
         ExportError: where it does not run, or its results are others.
     """
-    with _explained('the written file does not run'):
+    # Coarser weights are tried in files that have been proven in single precision.
+    advice = _advice(size) if limit == LIMIT else ''
+    with _explained(f'the written file does not run{advice}'):
         run = opened()
         trials = [*try_pictures(run, subject.reference, subject.compare, size, dtype)]
     if misfits := [str(trial) for trial in trials if not trial.within(limit)]:
         raise ExportError(
-            'the written file gives other results than the network, and is not kept: '
-            f'{"; ".join(misfits)}'
+            'the written file gives other results than the network, and is not kept'
+            f'{advice}: {"; ".join(misfits)}'
         )
     return trials
+
+
+def _advice(size: tuple[int, int] | None) -> str:
+    """Return what may help where pictures of any size do not work."""
+    return '' if size else '; try --size HEIGHT WIDTH'
 
 
 def check_calibration(row: Format, dtype: str, calibration: Sequence[Tensor]) -> None:

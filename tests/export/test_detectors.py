@@ -15,7 +15,7 @@ from mmrecnext.export import export, paste_masks
 from mmrecnext.export.heads import subject_maker
 from mmrecnext.export.images import preparation_of
 from mmrecnext.export.matching import compare_detections, count_missing
-from tests.export.helpers import find_something
+from tests.export.helpers import Strides, find_something
 from tests.helpers import SMALL, randomise
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporter's own affairs
@@ -82,22 +82,6 @@ HEADS = {
         anchor_generator=POINTS, bbox_coder=DISTANCES, **INSTANCES
     ),
 }
-
-
-class Strides(nn.Module):
-    """A backbone that takes little time to export, of strides 8 and 16.
-
-    Blank pictures are zero to it, as the objects in them are to a trained one.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 8, stride=8, bias=False)
-        self.conv.weight.data -= self.conv.weight.mean((1, 2, 3), keepdim=True)
-
-    def forward(self, x):
-        x = self.conv(x)
-        return x, x[..., ::2, ::2]
 
 
 def prepare(model):
