@@ -39,7 +39,10 @@ OPERATORS: dict[str, str] = {
     'ms_deform_attn_forward': 'pytorch',
     'ms_deform_attn_backward': 'pytorch',
 }
-"""Operators of the stand-in, and what computes each of them."""
+"""Operators of the stand-in, and what computes each of them.
+
+RoIAlign of many regions is computed by PyTorch on a CPU.
+"""
 
 SWITCH = 'MMRECNEXT_MMCV_EXT'
 _NAME = 'mmcv._ext'

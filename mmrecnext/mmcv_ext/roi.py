@@ -17,6 +17,7 @@ import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
 from mmrecnext.mmcv_ext.precision import at_least_float32
+from mmrecnext.mmcv_ext.roi_align import Pooling, mean, mean_backward
 
 _tv = torch.ops.torchvision
 _MAX_MODE = 0
@@ -53,21 +54,21 @@ def roi_align_forward(
         pool_mode: 0 maximum, 1 mean.
         aligned: Whether pixel centres lie at .5, as opposed to at whole numbers.
     """
-    input, rois = at_least_float32(input, rois)
     pooled = (aligned_height, aligned_width)
+    pooling = Pooling(pooled, spatial_scale, sampling_ratio, aligned)
     if pool_mode != _MAX_MODE:
-        mean = _tv.roi_align(
-            input, rois, spatial_scale, *pooled, sampling_ratio, aligned
-        )
-        output.copy_(mean)
+        mean(input, rois, output, pooling)
         return
+    input, rois = at_least_float32(input, rois)
     output.zero_()
     argmax_y.fill_(-1)
     argmax_x.fill_(-1)
-    start, bins = _geometry(rois, pooled, spatial_scale, aligned)
-    for k, per_bin, grid in _grids(bins, pooled, sampling_ratio, input.size(1)):
+    start, bins = pooling.bins(rois)
+    for k, per_bin, grid in _grids(bins, pooling, input.size(1)):
         # the samples of a bin are the means of smaller bins of one sample each
-        samples = _tv.roi_align(input, rois[k], spatial_scale, *grid, 1, aligned)
+        samples = input.new_empty(len(k), input.size(1), *grid)
+        single = pooling._replace(size=grid, sampling_ratio=1)
+        mean(input, rois[k], samples, single)
         values, index = F.max_pool2d(samples, per_bin, return_indices=True)
         step = bins[k] / bins.new_tensor(per_bin)
         y, x = index // grid[1] + 0.5, index % grid[1] + 0.5
@@ -94,26 +95,24 @@ def roi_align_backward(
     ``grad_output`` is (K, C, aligned_height, aligned_width), ``argmax_y`` and
     ``argmax_x`` are as :func:`roi_align_forward` wrote them, the rest as it got it.
     """
-    grad, rois = at_least_float32(grad_output, rois)
     pooled, shape = (aligned_height, aligned_width), grad_input.shape
+    pooling = Pooling(pooled, spatial_scale, sampling_ratio, aligned)
     if pool_mode != _MAX_MODE:
-        grad_input += _tv._roi_align_backward(
-            grad, rois, spatial_scale, *pooled, *shape, sampling_ratio, aligned
-        )
+        mean_backward(grad_output, rois, grad_input, pooling)
         return
+    grad, rois = at_least_float32(grad_output, rois)
     argmax_y, argmax_x = argmax_y.to(grad), argmax_x.to(grad)
     total = grad.new_zeros(shape)
-    start, bins = _geometry(rois, pooled, spatial_scale, aligned)
-    for k, per_bin, grid in _grids(bins, pooled, sampling_ratio, shape[1]):
+    start, bins = pooling.bins(rois)
+    for k, per_bin, grid in _grids(bins, pooling, shape[1]):
         step = bins[k] / bins.new_tensor(per_bin)
         y = _sample_index(argmax_y[k], start[k, 0], step[:, 0], grid[0])
         x = _sample_index(argmax_x[k], start[k, 1], step[:, 1], grid[1])
         index = (y * grid[1] + x).flatten(2)
         samples = grad.new_zeros(len(k), shape[1], math.prod(grid))
         samples = samples.scatter_add_(2, index, grad[k].flatten(2)).unflatten(2, grid)
-        total += _tv._roi_align_backward(
-            samples, rois[k], spatial_scale, *grid, *shape, 1, aligned
-        )
+        single = pooling._replace(size=grid, sampling_ratio=1)
+        mean_backward(samples, rois[k], total, single)
     grad_input += total
 
 
@@ -181,29 +180,18 @@ def roi_pool_backward(
     )
 
 
-def _geometry(
-    rois: Tensor, pooled: tuple[int, int], scale: float, aligned: bool
-) -> tuple[Tensor, Tensor]:
-    """First corner and bin size of every region on the feature map, (K, 2) of y, x."""
-    corners = rois[:, 1:].unflatten(1, (2, 2)).flip(2) * scale
-    start, end = (corners - (0.5 if aligned else 0)).unbind(1)
-    size = end - start if aligned else (end - start).clamp(min=1)
-    return start, size / size.new_tensor(pooled)
-
-
 def _grids(
-    bins: Tensor, pooled: tuple[int, int], sampling_ratio: int, channels: int
-) -> Iterator[tuple[Tensor, list[int], list[int]]]:
+    bins: Tensor, pooling: Pooling, channels: int
+) -> Iterator[tuple[Tensor, list[int], tuple[int, int]]]:
     """Regions grouped by their grid of samples.
 
     Yields:
         Indices of the regions, samples per bin, and samples per region, in y and x.
         Regions without extent, thus without samples, are left out.
     """
-    fixed = sampling_ratio > 0
-    counts = torch.full_like(bins, sampling_ratio) if fixed else bins.ceil()
-    for per_bin in counts.long().unique(dim=0).tolist():
-        grid = [n * count for n, count in zip(pooled, per_bin, strict=True)]
+    counts = pooling.counts(bins)
+    for per_bin in counts.unique(dim=0).tolist():
+        grid = pooling.size[0] * per_bin[0], pooling.size[1] * per_bin[1]
         if min(grid) > 0:
             members = (counts == counts.new_tensor(per_bin)).all(1).nonzero()[:, 0]
             at_once = max(1, _CHUNK // (channels * math.prod(grid)))
