@@ -14,7 +14,12 @@ from mmrecnext.errors import ExportError, OptionError
 from mmrecnext.export.dense import CODERS, DenseHead, WholeDenseDetector
 from mmrecnext.export.images import Preparation
 from mmrecnext.export.masks import MASKS
-from mmrecnext.export.matching import PADDING, compare_detections, count_missing
+from mmrecnext.export.matching import (
+    PADDING,
+    compare_detections,
+    compare_roughly,
+    count_missing,
+)
 from mmrecnext.export.proof import LIMIT
 from mmrecnext.export.subjects import Subject, description, exportable
 from mmrecnext.export.two_stage import WholeTwoStageDetector
@@ -159,6 +164,7 @@ def detector(
         outputs=('dets', 'labels', 'masks') if masks else ('dets', 'labels'),
         reference=partial(run_test_step, model, cfg, bool(masks)),
         compare=partial(compare_detections, cfg=cfg),
+        compare_roughly=partial(compare_roughly, cfg=cfg),
         about=description('detection', how, deploy, **about),
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ of scores, and of corners as a share of the largest one."""
 OVERLAP = 1e-3
 """By how much overlaps may differ: boxes are suppressed in places far apart, where
 numbers of single precision are coarse."""
+
+AGAIN = 0.5
+"""Least overlap of two detections that are the same, where weights are coarser."""
 
 DECIDED = 0.1
 """Largest share of all detections that rounding may decide on."""
@@ -79,10 +83,9 @@ def compare_detections(
         Of ``dets`` the largest difference of scores, or of corners as a share of the
         largest one; of ``masks`` the share of pixels that differ.
     """
+    if wrong_shape := _wrong_shape(found, expected):
+        return [wrong_shape]
     dets, labels = found['dets'], found['labels']
-    if dets.shape != expected['dets'].shape or labels.shape != dets.shape[:2]:
-        note = f'of shape {list(dets.shape)}, not {list(expected["dets"].shape)}'
-        return [Difference('dets', float('inf'), note)]
     largest = pixels = 0.0
     same = others = wrong = 0
     kept = []
@@ -90,8 +93,7 @@ def compare_detections(
         matched = pairs(own, other)
         kept.append(matched)
         for i, j in matched:
-            distance = float((own.boxes[i] - other.boxes[j]).abs().max())
-            score = float((own.scores[i] - other.scores[j]).abs())
+            distance, score = _distances(own, i, other, j)
             largest = max(largest, distance / reach(other), score)
             pixels = max(pixels, distance)
         same += len(matched)
@@ -99,8 +101,7 @@ def compare_detections(
         wrong += sum(1 for _ in unexplained(own, other, matched, cfg))
     total = int((expected['labels'] >= 0).sum())
     note = f'{same} of {total}, boxes within {pixels:.1e} px'
-    unstable = int(expected['unstable'].sum()) if 'unstable' in expected else 0
-    more = min(ALIKE * unstable, total)
+    more = min(ALIKE * _unstable(expected), total)
     fits = wrong <= more and others <= max(2, DECIDED * total) + more
     if others:
         note += f', {others} decided by rounding' if fits else f', {others} others'
@@ -110,6 +111,82 @@ def compare_detections(
     if 'masks' in found:
         differences.append(compare_masks(found, expected, kept, cfg))
     return differences
+
+
+def compare_roughly(
+    found: Results, expected: Results, cfg: Mapping[str, Any]
+) -> list[Difference]:
+    """Compare the detections of coarser weights: how many are found again, how well.
+
+    Those are the same whose labels are and whose boxes overlap by half or more.
+
+    Args:
+        found: see :func:`compare_detections`.
+        expected: likewise.
+        cfg: likewise.
+
+    Returns:
+        Of ``dets`` the median difference of all detections of either, where one that
+        the other has not counts 1, but for as many as the network itself does not find
+        again; of ``masks`` the share of pixels that differ beyond a tenth, since any
+        digit may decide whether a pixel of a small mask passes the threshold.
+    """
+    if wrong_shape := _wrong_shape(found, expected):
+        return [wrong_shape]
+    values, scores, pixels, kept = [], [], [], []
+    others = 0
+    for own, other in zip(per_picture(found), per_picture(expected), strict=True):
+        matched = overlapping(own, other)
+        kept.append(matched)
+        others += len(own) - len(matched)
+        for i, j in matched:
+            distance, score = _distances(own, i, other, j)
+            values.append(max(distance / reach(other), score))
+            pixels.append(distance)
+            scores.append(score)
+    total = int((expected['labels'] >= 0).sum())
+    alone = others + total - len(values)
+    alone -= min(ALIKE * _unstable(expected), alone)
+    note = f'{len(scores)} of {total} found again'
+    if scores:
+        note += (
+            f', in the median {_median(scores):.1e} off in score and '
+            f'{_median(pixels):.1e} px'
+        )
+    note += f', {others} others' * bool(others)
+    value = _median([*values, *[1.0] * alone])
+    if not in_order(found['dets'], found['labels']):
+        value, note = torch.inf, f'{note}, not in order'
+    differences = [Difference('dets', value, note)]
+    if 'masks' in found:
+        masks = compare_masks(found, expected, kept, cfg)
+        beyond = max(masks.value - DECIDED, 0.0)
+        differences.append(replace(masks, value=beyond))
+    return differences
+
+
+def _wrong_shape(found: Results, expected: Results) -> Difference | None:
+    shape, right = found['dets'].shape, expected['dets'].shape
+    if shape == right and found['labels'].shape == shape[:2]:
+        return None
+    note = f'of shape {list(shape)}, not {list(right)}'
+    return Difference('dets', float('inf'), note)
+
+
+def _distances(
+    own: Detections, i: int, other: Detections, j: int
+) -> tuple[float, float]:
+    """Return how far two detections are apart: corners, in pixels, and scores."""
+    corners = (own.boxes[i] - other.boxes[j]).abs().max()
+    return float(corners), float((own.scores[i] - other.scores[j]).abs())
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else 0.0
+
+
+def _unstable(expected: Results) -> int:
+    return int(expected['unstable'].sum()) if 'unstable' in expected else 0
 
 
 def compare_masks(
@@ -182,7 +259,25 @@ def pairs(own: Detections, other: Detections) -> list[tuple[int, int]]:
         return []
     corners = (own.boxes[:, None] - other.boxes).abs().amax(-1) / reach(other)
     cost = torch.maximum(corners, (own.scores[:, None] - other.scores).abs())
-    near = (cost <= CLOSE) & (own.labels[:, None] == other.labels)
+    return _closest(cost, (cost <= CLOSE) & (own.labels[:, None] == other.labels))
+
+
+def overlapping(own: Detections, other: Detections) -> list[tuple[int, int]]:
+    """Return the indices of detections whose boxes overlap most, of either list.
+
+    Those of another label, and overlaps below ``AGAIN``, are none.
+    """
+    if not len(own) or not len(other):
+        return []
+    from torchvision.ops import box_iou  # here: tools that export nothing start sooner
+
+    overlap = box_iou(own.boxes, other.boxes)
+    near = (overlap >= AGAIN) & (own.labels[:, None] == other.labels)
+    return _closest(1 - overlap, near)
+
+
+def _closest(cost: Tensor, near: Tensor) -> list[tuple[int, int]]:
+    """Return pairs of rows and columns, those of the least cost first."""
     matched: list[tuple[int, int]] = []
     taken: tuple[set[int], set[int]] = set(), set()
     candidates = near.nonzero()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,7 @@ class Subject:
         reference: does the same as the library does it, and returns outputs by name.
         compare: returns by how much outputs of the file differ from the reference's.
         about: what the file tells of itself, ready for JSON.
+        compare_roughly: the same of a file of coarser weights, if it is another way.
     """
 
     network: nn.Module
@@ -55,6 +56,12 @@ class Subject:
     reference: Callable[[Tensor], Results]
     compare: Callable[[Results, Results], list[Difference]]
     about: Mapping[str, Any]
+    compare_roughly: Callable[[Results, Results], list[Difference]] | None = None
+
+    @property
+    def roughly(self) -> Subject:
+        """The same, compared as coarser weights are."""
+        return replace(self, compare=self.compare_roughly or self.compare)
 
 
 def classifier_subject(

@@ -103,8 +103,7 @@ def export(
         def opened() -> Run:
             return recording if row.elsewhere else row.read(place)
 
-        shown = partial(prove, subject, opened, size, shown_as)
-        trials = shown() if verify else []
+        trials = prove(subject, opened, size, shown_as) if verify else []
         rounding: list[Trial] = []
         times: list[float] = []
         if dtype != SINGLE:
@@ -116,7 +115,8 @@ def export(
                 reduction.apply(place, recording, calibration, as_input)
             seconds += time.perf_counter() - start
             if verify and not row.elsewhere:
-                rounding = shown(reduction.limit(subject, size, shown_as))
+                limit = reduction.limit(subject.roughly, size, shown_as)
+                rounding = prove(subject.roughly, opened, size, shown_as, limit)
             if single:
                 batches = [*map(as_input, calibration[:ROUNDS])]
                 times = time_in_turn((single, row.read(place)), batches)

@@ -14,7 +14,11 @@ from mmrecnext.errors import ExportError, OptionError
 from mmrecnext.export import export, paste_masks
 from mmrecnext.export.heads import subject_maker
 from mmrecnext.export.images import preparation_of
-from mmrecnext.export.matching import compare_detections, count_missing
+from mmrecnext.export.matching import (
+    compare_detections,
+    compare_roughly,
+    count_missing,
+)
 from tests.export.helpers import Strides, find_something
 from tests.helpers import SMALL, randomise
 
@@ -409,3 +413,21 @@ def test_what_the_network_does_not_find_again():
     assert unstable['unstable'].tolist() == [1]
     assert compare_detections(other, unstable, TEST)[0].fits
     assert not compare_detections(listed((*A[:4], 0.8, 1)), unstable, TEST)[0].fits
+
+
+def test_what_coarser_weights_change():
+    expected = listed(A, B, C)
+    moved = [(*B[:4], 0.78, 0), (0, 4, 100, 104, 0.6, 1)]  # by 0.02, and A by 0.3
+    for rows, value, note in (
+        ((A, B, C), 0, '3 of 3 found again, in the median 0.0e+00 off in score'),
+        (moved, 0.3, '2 of 3 found again, in the median 1.6e-01 off in score and 2.0e'),
+        ((A, (*B[:5], 2)), 1, '0.0e+00 px, 1 others'),
+        ((), 1, '0 of 3 found again'),
+        ((B, A, C), torch.inf, 'not in order'),
+    ):
+        (difference,) = compare_roughly(listed(*rows), expected, TEST)
+        assert difference.value == pytest.approx(value, abs=1e-6)
+        assert note in difference.note
+    unstable = dict(expected, unstable=torch.tensor([1]))
+    assert compare_roughly(listed(), unstable, TEST)[0].value == 0
+    assert compare_roughly(listed(), listed(), TEST)[0].value == 0
