@@ -1,12 +1,17 @@
 """Non-maximum suppression in place of mmcv's compiled operators."""
 
-import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
 from mmrecnext.mmcv_ext.precision import at_least_float32
+
+# As many boxes are worth looking for parts, and as many make a part.
+_MANY = 1000
+_SOME = 50
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -26,7 +31,32 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
     # mmcv compares in float32, in which an overlap of 3/10 does not exceed 0.3
     threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
-    return torch.ops.torchvision.nms(boxes, scores, threshold)
+    whole = boxes.is_cuda or torch.compiler.is_compiling() or threshold < 0
+    parts = () if whole or len(boxes) < _MANY else _apart(boxes)
+    if len(parts) < 2:
+        return torch.ops.torchvision.nms(boxes, scores, threshold)
+    order = scores.sort(descending=True, stable=True).indices
+    kept = torch.zeros(len(boxes), dtype=torch.bool)
+    for part in parts:
+        of_part = torch.ops.torchvision.nms(boxes[part], scores[part], threshold)
+        kept[part[of_part]] = True
+    return order[kept[order]]
+
+
+def _apart(boxes: Tensor) -> Sequence[Tensor]:
+    """Indices of boxes by parts between which none overlaps, from left to right.
+
+    Boxes of unlike classes are such parts: mmcv moves them apart before it suppresses
+    all at once, which takes a time that grows with the square of their number.
+    """
+    left, order = boxes[:, 0].sort()
+    right = boxes[order, 2].cummax(0).values
+    ends, begin = [], 0
+    for end in ((left[1:] > right[:-1]).nonzero()[:, 0] + 1).tolist():
+        if end - begin >= _SOME:
+            ends.append(end)
+            begin = end
+    return order.tensor_split(ends)
 
 
 def softnms(
@@ -66,26 +96,30 @@ def softnms(
         Bodla et al., Soft-NMS: Improving Object Detection With One Line of Code,
         https://arxiv.org/abs/1704.04503
     """
-    boxes, scores = at_least_float32(boxes, scores)
-    x1, y1, x2, y2 = boxes.unbind(1)
+    single = at_least_float32(boxes, scores)
+    # numpy starts on a thousand numbers in a fraction of PyTorch's time
+    corners, values = (tensor.cpu().numpy() for tensor in single)
+    x1, y1, x2, y2 = corners.T
     areas = (x2 - x1 + offset) * (y2 - y1 + offset)
-    table = torch.stack([x1, y1, x2, y2, scores, areas])
-    order = torch.arange(len(boxes), device=boxes.device)
-    done, kept = 0, len(boxes)
+    table = np.stack([x1, y1, x2, y2, values, areas])
+    order = np.arange(len(corners))
+    done, kept = 0, len(corners)
     while done < kept:
         best = done + _first_best(table[4, done:kept])
         _swap(table, done, best)
         _swap(order, done, best)
         rest = table[:, done + 1 : kept]
-        iou = _iou(table[:, done, None], rest, offset)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            iou = _iou(table[:, done, None], rest, offset)
         rest[4] *= _decay(iou, iou_threshold, sigma, method)
         done += 1
         dropped = rest[4] < min_score
-        _fill_gaps(rest, dropped)
-        _fill_gaps(order[done:kept], dropped)
-        kept -= int(dropped.sum())
-    dets[:kept] = table[:5, :kept].T
-    return order[:kept]
+        if dropped.any():
+            _fill_gaps(rest, dropped)
+            _fill_gaps(order[done:kept], dropped)
+            kept -= int(dropped.sum())
+    dets[:kept] = torch.from_numpy(table[:5, :kept].T).to(dets)
+    return torch.from_numpy(order[:kept]).to(boxes.device)
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
@@ -98,13 +132,14 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     Returns:
         Indices per group, by descending score, that of the kept box first.
     """
-    (dets,) = at_least_float32(dets)
-    x1, y1, x2, y2, scores = dets.unbind(1)
-    table = torch.stack([x1, y1, x2, y2, scores, (x2 - x1) * (y2 - y1)])
-    rest = scores.sort(descending=True).indices
+    table = at_least_float32(dets)[0].cpu().numpy().T
+    areas = (table[2] - table[0]) * (table[3] - table[1])
+    table = np.concatenate([table, areas[None]])
+    rest = np.argsort(-table[4], kind='stable')
     groups = []
     while len(rest):
-        overlap = _iou(table[:, rest[:1]], table[:, rest], offset=0)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            overlap = _iou(table[:, rest[:1]], table[:, rest], offset=0)
         member = overlap >= iou_threshold
         member[0] = True  # even of a box without extent
         groups.append(rest[member].tolist())
@@ -112,48 +147,50 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     return groups
 
 
-def _first_best(scores: Tensor) -> int:
+def _first_best(scores: np.ndarray) -> int:
     """Place of the greatest score, as a loop of mmcv's comparisons finds it.
 
     Two boxes without extent have no overlap, but 0 / 0: their scores decay to NaN.
     """
     best = int(scores.argmax())
-    if not scores[best].isnan():
+    if not np.isnan(scores[best]):
         return best
-    return 0 if scores[0].isnan() else int(scores.nan_to_num(-math.inf).argmax())
+    return 0 if np.isnan(scores[0]) else int(np.nanargmax(scores))
 
 
-def _swap(table: Tensor, i: int, j: int) -> None:
+def _swap(table: np.ndarray, i: int, j: int) -> None:
     """Exchange two places of the last dimension."""
-    former = table[..., i].clone()
+    former = table[..., i].copy()
     table[..., i] = table[..., j]
     table[..., j] = former
 
 
-def _iou(box: Tensor, boxes: Tensor, offset: int) -> Tensor:
+def _iou(box: np.ndarray, boxes: np.ndarray, offset: int) -> np.ndarray:
     """Overlap of columns of x1, y1, x2, y2, score and area."""
-    width = torch.minimum(box[2], boxes[2]) - torch.maximum(box[0], boxes[0])
-    height = torch.minimum(box[3], boxes[3]) - torch.maximum(box[1], boxes[1])
-    intersection = (width + offset).clamp(min=0) * (height + offset).clamp(min=0)
-    return intersection / (box[5] + boxes[5] - intersection)
+    width = np.minimum(box[2], boxes[2]) - np.maximum(box[0], boxes[0])
+    height = np.minimum(box[3], boxes[3]) - np.maximum(box[1], boxes[1])
+    shared = np.maximum(width + offset, 0) * np.maximum(height + offset, 0)
+    return shared / (box[5] + boxes[5] - shared)
 
 
-def _decay(iou: Tensor, iou_threshold: float, sigma: float, method: int) -> Tensor:
+def _decay(
+    iou: np.ndarray, iou_threshold: float, sigma: float, method: int
+) -> np.ndarray:
     if method == 0:
-        return (~(iou >= iou_threshold)).to(iou)
+        return ~(iou >= iou_threshold)
     if method == 1:
-        return torch.where(iou >= iou_threshold, 1 - iou, 1)
+        return np.where(iou >= iou_threshold, 1 - iou, 1)
     if method == 2:
-        return torch.exp(-iou.square() / sigma)
+        return np.exp(-np.square(iou) / sigma)
     raise ValueError(f'method must be 0 naive, 1 linear or 2 gaussian, got {method}')
 
 
-def _fill_gaps(table: Tensor, dropped: Tensor) -> None:
+def _fill_gaps(table: np.ndarray, dropped: np.ndarray) -> None:
     """Move the last boxes into the places of the dropped ones.
 
     Among equal scores the first one wins, so the places decide ties as in mmcv.
     """
     kept = len(dropped) - int(dropped.sum())
-    gaps = dropped[:kept].nonzero()[:, 0]
-    movers = kept + (~dropped[kept:]).nonzero()[:, 0].flip(0)
+    gaps = dropped[:kept].nonzero()[0]
+    movers = kept + (~dropped[kept:]).nonzero()[0][::-1]
     table[..., gaps] = table[..., movers]

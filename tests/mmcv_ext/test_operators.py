@@ -476,6 +476,31 @@ def test_nms_compares_in_float32():
     assert ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.3)[1].tolist() == [0, 1]
 
 
+@needs_stand_in
+@pytest.mark.parametrize('offset', [0, 1])
+def test_nms_in_parts(offset, monkeypatch):
+    """Of boxes with gaps between them, equal scores, and edges that touch."""
+    from mmrecnext.mmcv_ext import nms
+
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.randint(0, 400, (300, 2), generator=generator)
+    size = torch.randint(0, 9, (300, 2), generator=generator)
+    boxes = torch.cat([corner, corner + size], 1).float()
+    boxes[7, 2] = boxes[7, 0] - 5  # inverted
+    scores = torch.randint(1, 9, (300,), generator=generator) / 8
+    expected = ops.nms(boxes, scores, 0.1, offset)[1]
+    assert len(expected) < 300
+    monkeypatch.setattr(nms, '_MANY', 0)
+    monkeypatch.setattr(nms, '_SOME', 2)
+    shifted = boxes + boxes.new_tensor([0, 0, offset, offset])
+    assert len(nms._apart(shifted)) > 10
+    assert ops.nms(boxes, scores, 0.1, offset)[1].tolist() == expected.tolist()
+    lost = boxes.clone()
+    lost[50] = float('nan')
+    expected = torch.ops.torchvision.nms(lost, scores, 0.1)
+    assert nms.nms(lost, scores, 0.1, 0).tolist() == expected.tolist()
+
+
 @devices
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize('function', [ops.nms, ops.soft_nms], ids=['nms', 'soft_nms'])
