@@ -16,6 +16,7 @@ from mmrecnext.benchmark.original import original_of
 from mmrecnext.checkpoint import load_network
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import RecNeXt
 from mmrecnext.models.fusion import switch_to_deploy
@@ -52,6 +53,7 @@ def build_detector(case: Case, checkpoint: str | None = None) -> nn.Module:
         model.backbone = original_of(model.backbone, fused=not training)
     elif case.form == 'deploy':
         switch_to_deploy(model)
+        bound_memory(model)  # as the tools do
     return model
 
 

@@ -15,11 +15,11 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmrecnext.engine.data import leaf_datasets
 from mmrecnext.engine.data.names import classes_of
 from mmrecnext.engine.predictor import registered
-from mmrecnext.engine.segmentation import label_map
 from mmrecnext.errors import ExportError, brief
 from mmrecnext.export.exported import open_exported
 from mmrecnext.export.masks import paste_masks
 from mmrecnext.export.proof import Results
+from mmrecnext.ops.labels import Enlargement, label_map
 from mmrecnext.registry import MODELS
 
 TASKS = {
@@ -79,9 +79,8 @@ def _segments(
     size = tuple(sample.ori_shape[:2])
     cut = {name: value[..., :height, :width] for name, value in found.items()}
     if 'logits' in cut:
-        labels = label_map(
-            cut['logits'][0], size, about['align_corners'], about.get('threshold')
-        )
+        enlarge = Enlargement(size, about['align_corners'])
+        labels = label_map(cut['logits'], enlarge, about.get('threshold'))
     else:
         nearest = F.interpolate(cut['labels'][:, None].float(), size, mode='nearest')
         labels = nearest[0, 0].long()

@@ -6,13 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 
-from mmrecnext.engine import segmentation
 from mmrecnext.engine.predictor import (
     Predictor,
     describe_classes,
@@ -20,7 +18,7 @@ from mmrecnext.engine.predictor import (
     label_map_of,
     middles,
 )
-from mmrecnext.engine.segmentation import bound_memory, label_map
+from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
 from tests.helpers import ROOT, tool
 
@@ -161,47 +159,90 @@ def test_frames_of_a_video_are_pictures(shapes, tmp_path):
     assert sample.pred_sem_seg.data.equal(alone.pred_sem_seg.data)
 
 
-class TestLabelMap:
-    @pytest.mark.parametrize('align_corners', [False, True])
-    @pytest.mark.parametrize('size', [(31, 53), (7, 5), (3, 2)])
-    @pytest.mark.parametrize('at_once', [1, 3, 100])
-    def test_is_the_argmax(self, size, align_corners, at_once, monkeypatch):
-        monkeypatch.setattr(
-            segmentation, 'ENLARGED_BYTES', at_once * 4 * size[0] * size[1]
-        )
-        logits = torch.randn(11, 7, 5)
-        logits[4] = logits[2]  # of equal ones, the first
-        large = F.interpolate(
-            logits[None], size, mode='bilinear', align_corners=align_corners
-        )
-        expected = large[0].argmax(0)
-        assert label_map(logits, size, align_corners).equal(expected)
+class TestSegmentors:
+    """Labels beside those of MMSegmentation, from the same weights."""
 
-    @pytest.mark.parametrize('channels', [1, 4])
-    @pytest.mark.parametrize('flip', [None, 'horizontal', 'vertical'])
-    def test_padding_and_flips_are_undone(self, channels, flip, shapes):
+    @pytest.fixture
+    def build(self, shapes):
+        def build(channels=4, **options):
+            cfg = make_config('sem_fpn', shapes)
+            init_default_scope('mmseg')
+            head = dict(num_classes=max(channels, 2), out_channels=channels)
+            loss = dict(type='CrossEntropyLoss', use_sigmoid=channels == 1)
+            cfg.model.decode_head.update(head, threshold=0.4, loss_decode=loss)
+            cfg.model.update(options)
+            torch.manual_seed(0)
+            model = MODELS.build(cfg.model).eval()
+            torch.nn.init.normal_(model.decode_head.conv_seg.weight)
+            return model
+
+        return build
+
+    def predicted(self, model, inputs, **meta):
         from mmseg.structures import SegDataSample
 
-        cfg = make_config('sem_fpn', shapes)
-        init_default_scope('mmseg')
-        head = dict(num_classes=max(channels, 2), out_channels=channels, threshold=0.4)
-        loss = dict(type='CrossEntropyLoss', use_sigmoid=channels == 1)
-        cfg.model.decode_head.update(head, loss_decode=loss)
-        model = MODELS.build(cfg.model).eval()
-        logits = torch.randn(2, channels, 12, 16)
-        meta = dict(ori_shape=(21, 30), img_padding_size=(1, 3, 0, 2))
+        samples = [SegDataSample(metainfo=meta) for _ in inputs]
+        with torch.no_grad():
+            return model.predict(inputs, samples)
+
+    @pytest.mark.parametrize('channels', [1, 4, 40])
+    @pytest.mark.parametrize('flip', [None, 'horizontal', 'vertical'])
+    @pytest.mark.parametrize('align_corners', [False, True])
+    def test_are_the_same(self, channels, flip, align_corners, build):
+        model = build(channels)
+        model.align_corners = model.decode_head.align_corners = align_corners
+        meta = dict(ori_shape=(53, 130), img_shape=(60, 92), pad_shape=(64, 96))
+        meta.update(img_padding_size=(0, 4, 0, 4))
         if flip:
             meta.update(flip=True, flip_direction=flip)
-
-        def post_process():
-            samples = [SegDataSample(metainfo=meta) for _ in range(2)]
-            return model.postprocess_result(logits.clone(), samples)
-
-        expected = post_process()
+        inputs = torch.randn(2, 3, 64, 96)
+        expected = self.predicted(model, inputs, **meta)
         bound_memory(model)
-        for old, new in zip(expected, post_process(), strict=True):
+        found = self.predicted(model, inputs, **meta)
+        for old, new in zip(expected, found, strict=True):
             assert new.pred_sem_seg.data.dtype == torch.int64
             assert new.pred_sem_seg.data.equal(old.pred_sem_seg.data.long())
+            assert len(new.pred_sem_seg.data.unique()) > 1
+            assert 'seg_logits' in old and 'seg_logits' not in new
+
+    def test_logits_are_enlarged_by_nobody(self, build, monkeypatch):
+        model = build()
+        bound_memory(model)
+        monkeypatch.setattr(model.decode_head, 'predict_by_feat', None)
+        inputs = torch.randn(1, 3, 64, 64)
+        self.predicted(model, inputs, ori_shape=(64, 64), img_shape=(64, 64))
+
+    def test_windows_that_slide_are_added_up_as_ever(self, build):
+        test_cfg = dict(mode='slide', crop_size=(64, 64), stride=(32, 32))
+        model = build(test_cfg=test_cfg)
+        inputs = torch.randn(1, 3, 64, 96)
+        meta = dict(ori_shape=(60, 100), img_shape=(64, 96), pad_shape=(64, 96))
+        (expected,) = self.predicted(model, inputs, **meta)
+        bound_memory(model)
+        (found,) = self.predicted(model, inputs, **meta)
+        assert found.pred_sem_seg.data.equal(expected.pred_sem_seg.data)
+
+    def test_a_head_that_predicts_in_its_own_way_does_so(self, build):
+        model = build()
+
+        class Head(type(model.decode_head)):
+            def predict(self, inputs, metas, test_cfg):
+                return -super().predict(inputs, metas, test_cfg)
+
+        model.decode_head.__class__ = Head
+        inputs = torch.randn(1, 3, 64, 64)
+        meta = dict(ori_shape=(60, 50), img_shape=(64, 64))
+        (expected,) = self.predicted(model, inputs, **meta)
+        bound_memory(model)
+        (found,) = self.predicted(model, inputs, **meta)
+        assert found.pred_sem_seg.data.equal(expected.pred_sem_seg.data)
+
+    def test_without_samples_there_are_logits(self, build):
+        model = build()
+        bound_memory(model)
+        with torch.no_grad():
+            (sample,) = model.predict(torch.randn(1, 3, 64, 64))
+        assert sample.seg_logits.data.shape == (4, 64, 64)
 
 
 class TestClasses:

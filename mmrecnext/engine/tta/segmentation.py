@@ -10,8 +10,8 @@ from mmseg.models import DepthEstimator, SegTTAModel
 from mmseg.registry import MODELS as SEGMENTORS
 from torch import Tensor
 
-from mmrecnext.engine.segmentation import ENLARGED_BYTES
 from mmrecnext.errors import ConfigError
+from mmrecnext.ops.labels import ENLARGED_BYTES
 from mmrecnext.registry import MODELS
 
 MODEL = 'SegmentorTTAModel'
