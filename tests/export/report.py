@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ CONFIGS = (
     'sem_fpn_recnext_t_share_channel_ade20k.py',
     'sem_fpn_recnext_m0_shapes.py',
     'mask_rcnn_recnext_m0_shapes.py',
-    'retinanet/retinanet_recnext_m0_shapes.py',
+    'retinanet_recnext_m0_shapes.py',
     'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py+m0',
     'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py+m0',
     'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py+m0',
@@ -89,6 +90,9 @@ def parse_args() -> argparse.Namespace:
         help='checkpoints of configs',
     )
     parser.add_argument(
+        '--jobs', type=int, default=1, metavar='N', help='processes [%(default)s]'
+    )
+    parser.add_argument(
         '--out',
         type=file_to_write,
         default='docs/export_report.md',
@@ -100,20 +104,34 @@ def parse_args() -> argparse.Namespace:
 def main():
     """Export all, and write the report."""
     args = parse_args()
-    warnings.simplefilter('ignore')
-    MMLogger.get_current_instance().setLevel('ERROR')
     weights = dict(pair.split('=', 1) for pair in args.weights)
     cases = [
-        (name, kind)
+        (name, kind, weights.get(name))
         for name in args.names or [*ARCHS, *CONFIGS]
         for kind in (['classifier', 'backbone'] if name in ARCHS else ['whole'])
     ]
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, kind in track(cases, 'Exporting'):
-            rows += examine(name, kind, weights.get(name), Path(folder))
+    threads = max(1, torch.get_num_threads() // args.jobs)
+    rows: list[tuple[str, ...]] = []
+    with get_context('spawn').Pool(args.jobs, prepare, (threads,)) as pool:
+        for found in track(pool.imap(examine_one, cases), 'Exporting', len(cases)):
+            rows += found
+        pool.close()
+        pool.join()
     write_file(args.out, report(rows).encode())
     print(f'report in {args.out}')
+
+
+def prepare(threads: int):
+    """Ready a process that exports."""
+    torch.set_num_threads(threads)
+    warnings.simplefilter('ignore')
+    MMLogger.get_current_instance().setLevel('ERROR')
+
+
+def examine_one(case: tuple[str, str, str | None]) -> list[tuple[str, ...]]:
+    """Export a network, and return its rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        return [*examine(*case, Path(folder))]
 
 
 def subject_of(name: str, kind: str, weights: str | None, folder: Path) -> Subject:
