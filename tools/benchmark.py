@@ -5,8 +5,9 @@ Models are RecNeXts (recnext_m3, or m3), models of timm (repvit_m1_1), of which 
 of all stages are computed, configs of MMDetection or MMSegmentation, whole, and files
 that tools/export.py has written.
 
-All that the options name is combined, and measured in one process, in turn. Four other
-measurements take the place of this: --growth, --startup, --published and --against.
+All that the options name is combined, and measured in one process, in turn. Five other
+measurements take the place of this: --growth, --startup, --published, --against and
+--operators.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from mmrecnext.benchmark.cases import (
 from mmrecnext.benchmark.growth import BATCHES, SIDES, growth_table, measure_growth
 from mmrecnext.benchmark.machine import machine
 from mmrecnext.benchmark.measure import CLOCKS, measure
+from mmrecnext.benchmark.operators import TASKS, measure_operators, operator_rows
 from mmrecnext.benchmark.pictures import check_picture, draw_accuracy, draw_growth
 from mmrecnext.benchmark.published import measure_published, published_rows
 from mmrecnext.benchmark.report import (
@@ -102,6 +104,12 @@ def parse_args() -> argparse.Namespace:
         metavar='CONFIG',
         help='of the config MODEL and of this older one: parameters, operations, time '
         'by part, and memory to infer and to train',
+    )
+    instead.add_argument(
+        '--operators',
+        nargs='*',
+        choices=tuple(TASKS),
+        help="operators of detectors, in place of mmcv's, beside others' [all]",
     )
     add_ways(parser)
     parser.add_argument(
@@ -209,6 +217,8 @@ def main():
         save(args, dict(machine=machine('cpu'), startup=found))
     elif args.published:
         beside_published(args)
+    elif args.operators is not None:
+        beside_operators(args)
     elif args.against:
         compare_with(args)
     elif args.growth:
@@ -270,6 +280,29 @@ def beside_published(args: argparse.Namespace):
     title = 'whole classifiers at 224 x 224, fused, fp32: published, and here'
     show(args, [(title, *published_rows(found))], told)
     save(args, dict(machine=about, published=[vars(row) for row in found]))
+
+
+def beside_operators(args: argparse.Namespace):
+    """Measure the operators of detectors beside others.
+
+    Raises:
+        OptionError: where a model is named.
+    """
+    if args.models:
+        raise OptionError(f'--operators takes no models, got {" ".join(args.models)}')
+    with progress_bar() as progress:
+        found = measure_operators(
+            args.operators, args.device, args.repeats, args.clock, progress
+        )
+    columns, rows = operator_rows(found)
+    about = machine(args.device)
+    told = f'{about["hardware"]}; PyTorch {about["torch"]}, {about["date"]}'
+    show(args, [("operators in place of mmcv's", columns, rows)], told)
+    figures = [
+        dict(operator=task.operator, size=task.size, seconds=task.seconds)
+        for task in found
+    ]
+    save(args, dict(machine=about, operators=figures))
 
 
 def grow(args: argparse.Namespace):
