@@ -78,6 +78,7 @@ def test_backbones(base, tmp_path):
         assert (torch.from_numpy(own) - other).abs().max() <= 1e-4 * other.std()
 
 
+@pytest.mark.slow
 def test_classifier(tmp_path):
     torch.manual_seed(0)
     model = randomise(RecNeXtClassifier(SMALL['t'], num_classes=5))

@@ -169,6 +169,7 @@ NEEDED = ('numpy', 'PIL', 'onnxruntime', 'google', 'flatbuffers', 'packaging')
 """What the program of the docs may import, with what these need."""
 
 
+@pytest.mark.slow
 def test_program_of_the_docs_needs_nothing_else(tmp_path):
     """It runs where there is neither OpenMMLab nor PyTorch."""
     torch.manual_seed(0)
@@ -260,6 +261,7 @@ def test_what_does_not_fit_the_config(segmentor, exported, tmp_path):
         put_in_place(exported, detector)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('command', 'message'),
     [

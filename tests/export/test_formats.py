@@ -102,6 +102,7 @@ def test_any_size(name, mixers, tmp_path):
             assert (found[key] - value).abs().max() <= LIMIT * value.std()
 
 
+@pytest.mark.slow
 def test_executorch(mixers, tmp_path):
     """Where it is installed: it brings thirty packages with it."""
     pytest.importorskip('executorch')
@@ -134,6 +135,7 @@ def test_what_files_tell(name, subject, tmp_path):
             assert path.encode() not in content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['onnx', 'openvino'])
 def test_half_precision(name, subject, tmp_path):
     row = FORMATS[name]
@@ -234,6 +236,7 @@ class Halved(nn.Module):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['coreml', 'coreml-nn'])
 def test_core_ml_for_devices_without_interpolation(name, tmp_path):
     import coremltools
@@ -255,6 +258,7 @@ def test_core_ml_for_devices_without_interpolation(name, tmp_path):
     assert kinds[False] & enlarging and not kinds[True] & enlarging
 
 
+@pytest.mark.slow
 def test_core_ml_of_a_segmentor(segmentor, tmp_path):
     """Whose logits are cut to the size of the picture, even where it is theirs."""
     config, weights = segmentor
