@@ -55,18 +55,26 @@ class Enlargement:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     flip: str | None = None
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Enlarge ``[1, C, h, w]`` to ``[1, C, H, W]``."""
+    def __call__(self, logits: Tensor, finite: bool = False) -> Tensor:
+        """Enlarge ``[1, C, h, w]`` to ``[1, C, H, W]``.
+
+        Args:
+            logits: what to enlarge.
+            finite: whether all of them are known to be so. Brought to the size that
+                they have, they are what they were, and it is left out.
+        """
         if self.seen:
-            logits = self._resize(logits, self.seen)
+            logits = self._resize(logits, self.seen, finite)
         left, right, top, bottom = self.padding
         height, width = logits.shape[2:]
         logits = logits[:, :, top : height - bottom, left : width - right]
         if self.flip:
             logits = logits.flip(3 if self.flip == 'horizontal' else 2)
-        return self._resize(logits, self.size)
+        return self._resize(logits, self.size, finite)
 
-    def _resize(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    def _resize(self, logits: Tensor, size: tuple[int, int], finite: bool) -> Tensor:
+        if finite and tuple(logits.shape[2:]) == size:
+            return logits
         return F.interpolate(
             logits, size, mode='bilinear', align_corners=self.align_corners
         )
@@ -154,7 +162,8 @@ def _by_portions(
         logits: ``[1, C, h, w]``.
         enlarge: how they come to the size of the image.
         among: ``[C]``, bool, which classes may win; None for all.
-        where: rows and columns, ``[P]``, of the pixels to label; None for all.
+        where: rows and columns, ``[P]``, of the pixels to label, of logits that are all
+            finite; None for all pixels.
 
     Returns:
         ``[H, W]``, or ``[P]``.
@@ -162,7 +171,7 @@ def _by_portions(
     best: Tensor | None = None
     labels: Tensor | None = None
     for classes in _portions(logits, enlarge, among):
-        some = enlarge(_select(logits, classes))[0]
+        some = enlarge(_select(logits, classes), finite=where is not None)[0]
         if where is not None:
             some = some[:, where[0], where[1]]
         index = some.argmax(0)  # the first of equal ones; that of `max` need not be
