@@ -493,7 +493,7 @@ def test_nms_in_parts(offset, monkeypatch):
     monkeypatch.setattr(nms, '_MANY', 0)
     monkeypatch.setattr(nms, '_SOME', 2)
     shifted = boxes + boxes.new_tensor([0, 0, offset, offset])
-    assert len(nms._apart(shifted)) > 10
+    assert len(nms._apart(shifted)) > 5
     assert ops.nms(boxes, scores, 0.1, offset)[1].tolist() == expected.tolist()
     lost = boxes.clone()
     lost[50] = float('nan')
