@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -132,8 +133,8 @@ def nms_tasks(device: str) -> Iterator[Task]:
             'NMS',
             f'{count} boxes',
             TORCHVISION,
-            lambda x=corners, s=scores: ops.nms(x, s, 0.7),
-            lambda x=corners, s=scores: others.nms(x, s, 0.7),
+            partial(ops.nms, corners, scores, 0.7),
+            partial(others.nms, corners, scores, 0.7),
         )
     corners, scores, classes = draw(5000)
     yield Task(
@@ -170,15 +171,13 @@ def deform_conv_tasks(device: str) -> Iterator[Task]:
             '128 x 50 x 84, 3 x 3',
             TORCHVISION,
             stepping(
-                lambda x=x, o=offset, m=mask, w=weight: ops.modulated_deform_conv2d(
-                    x, o, m, w, None, 1, 1, 1, 1, 1
+                partial(
+                    ops.modulated_deform_conv2d, x, offset, mask, weight, None, *[1] * 5
                 ),
                 step,
             ),
             stepping(
-                lambda x=x, o=offset, m=mask, w=weight: others.deform_conv2d(
-                    x, o, w, None, 1, 1, 1, m
-                ),
+                partial(others.deform_conv2d, x, offset, weight, None, 1, 1, 1, mask),
                 step,
             ),
         )
