@@ -36,7 +36,7 @@ demo: data  ## train, evaluate and draw Mask R-CNN on the shapes
 demo-seg: data  ## train, evaluate and draw Semantic FPN on the shapes
 	$(call run_demo,sem_fpn_recnext_m0_shapes)
 
-test-fast: env  ## run one case of each quick test, within two minutes
+test-fast: env  ## run one case of each quick test, in two to three minutes
 	$(PY) -m pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test: env  ## run all tests
