@@ -9,7 +9,8 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -155,6 +156,25 @@ def prepare_run(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     prepare(cfg, args.config, splits, args.work_dir, args.data_root, args.launcher)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float], None]]:
+    """Show a bar, on a terminal's error stream, while in use.
+
+    Yields:
+        What is told what comes next, and what share is done.
+    """
+    from rich.console import Console  # here: few tools show one
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task('', total=1.0)
+
+        def advance(text: str, done: float):
+            bar.update(task, description=text, completed=done)
+
+        yield advance
 
 
 def run(main: Callable[[], None]):

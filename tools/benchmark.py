@@ -22,15 +22,13 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # PyTorch's profiler talks a lot
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
 from mmrecnext import ARCHS
 from mmrecnext.benchmark.against import beside
@@ -61,7 +59,7 @@ from mmrecnext.benchmark.report import (
 )
 from mmrecnext.benchmark.startup import measure_startup, startup_rows
 from mmrecnext.checkpoint.sources import check_source
-from mmrecnext.cli import check_device, file_to_write, run
+from mmrecnext.cli import check_device, file_to_write, progress_bar, run
 from mmrecnext.errors import OptionError
 from mmrecnext.export.engines import ENGINES
 from mmrecnext.export.exported import open_exported
@@ -261,9 +259,10 @@ def compare_with(args: argparse.Namespace):
             batch,
             args.device,
             args.repeats,
+            args.clock,
             progress,
         )
-    show(args, [table], describe(report, args.device))
+    show(args, [table], describe(report, args.device, args.clock))
     save(args, as_data(report, args.device))
 
 
@@ -409,18 +408,6 @@ def save(args: argparse.Namespace, data: dict):
         data = dict(command=shlex.join(sys.argv), **data)
         write_file(args.out, json.dumps(data, indent=1).encode())
         print(f'figures in {args.out}')
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[str, float], None]]:
-    """Show a bar, on a terminal's error stream, while in use."""
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task('', total=1.0)
-
-        def advance(text: str, done: float):
-            bar.update(task, description=text, completed=done)
-
-        yield advance
 
 
 if __name__ == '__main__':

@@ -17,12 +17,12 @@ from typing import Any
 
 from mmengine.config import Config
 from rich.console import Console
-from rich.progress import Progress
 
 from mmrecnext.cli import (
     add_runner_arguments,
     file_to_write,
     prepare_run,
+    progress_bar,
     run,
 )
 from mmrecnext.engine.build import build_runner
@@ -111,17 +111,10 @@ def compare(old: str, new: Config):
     from mmrecnext.benchmark.against import beside  # here: it takes a while
     from mmrecnext.benchmark.report import as_rich
 
-    with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as bar:
-        file = Path(folder, 'swapped.py')
+    with tempfile.TemporaryDirectory() as folder, progress_bar() as progress:
+        file = str(Path(folder, 'swapped.py'))
         write_config(new, file)
-        task = bar.add_task('')
-        table, _ = beside(
-            old,
-            str(file),
-            progress=lambda text, done: bar.update(
-                task, description=text, completed=100 * done
-            ),
-        )
+        table, _ = beside(old, file, progress=progress)
     Console(highlight=False).print(as_rich(*table))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mmrecnext.benchmark.cases import Case, grid, kind_of
+from mmrecnext.benchmark.cases import grid, kind_of
 from mmrecnext.benchmark.detector import PARTS
 from mmrecnext.benchmark.measure import Report, Result, measure
 from mmrecnext.benchmark.operations import Cost, network_cost
@@ -25,6 +25,7 @@ def beside(
     batch: int = 1,
     device: str = 'cpu',
     repeats: int = 5,
+    clock: str = 'wall',
     progress: Callable[[str, float], None] = lambda text, done: None,
 ) -> tuple[Table, Report]:
     """Measure two networks side by side, deployed, and a training step of each.
@@ -36,6 +37,7 @@ def beside(
         batch: images.
         device: where.
         repeats: how often.
+        clock: a name in ``CLOCKS``.
         progress: is told what comes next, and what share is done.
 
     Returns:
@@ -44,25 +46,20 @@ def beside(
     Raises:
         OptionError: for what is no config.
     """
-    configs = [load_config(name) for name in (old, new) if _is_config(name)]
+    for name in (old, new):
+        if kind_of(name) != 'config':
+            raise OptionError(f'{name}: configs alone are compared with each other')
+    configs = [load_config(name) for name in (old, new)]
     size = shape or framework_of(configs[0]).image_size
-    cases = grid((old, new), ['deploy'], works=['forward', 'step'], shape=size)
-    cases = [Case(**{**vars(case), 'batch': batch}) for case in cases]
-    report = measure(cases, device, repeats, progress=progress)
+    works = ['forward', 'step']
+    cases = grid((old, new), ['deploy'], works=works, shape=size, batches=[batch])
+    report = measure(cases, device, repeats, clock=clock, progress=progress)
     costs = [network_cost(cfg, size) for cfg in configs]
     results = {(x.case.model, x.case.work): x for x in report.results}
-    forward, step = (
-        [results[model, work] for model in (old, new)] for work in ('forward', 'step')
-    )
+    forward, step = ([results[model, work] for model in (old, new)] for work in works)
     title = f'{batch} x {size[0]} x {size[1]}, deployed, {cases[0].dtype}'
     columns = ('', Path(old).stem, Path(new).stem, 'old / new')
     return (title, columns, [*_rows(costs, forward, step)]), report
-
-
-def _is_config(name: str) -> bool:
-    if kind_of(name) != 'config':
-        raise OptionError(f'{name}: configs alone are compared with each other')
-    return True
 
 
 def _rows(

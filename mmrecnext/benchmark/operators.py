@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmrecnext.benchmark.measure import CLOCKS, loops_for, synchronizer
+from mmrecnext.benchmark.measure import CLOCKS, loops_for, time_calls
+from mmrecnext.benchmark.workloads import Workload
 from mmrecnext.mmcv_ext import install
 
 COLUMNS = ('operator', 'of', 'beside', 'its ms', 'here, ms', 'gain')
@@ -265,22 +266,17 @@ def measure_operators(
         progress: is told what comes next, and what share is done.
     """
     install()
-    synchronize, now = synchronizer(device), CLOCKS[clock]
-
-    def seconds(call: Callable[[], Any], loops: int) -> float:
-        synchronize()
-        start = now()
-        for _ in range(loops):
-            call()
-        synchronize()
-        return (now() - start) / loops
-
+    seconds = partial(time_calls, CLOCKS[clock])
     found = []
     names = names or [*TASKS]
     for i, name in enumerate(names):
         for task in TASKS[name](device):
             progress(f'{task.operator}, {task.size}', i / len(names))
-            ways = [way for way in (task.here, task.other) if way]
+            ways = [
+                Workload(way, None, nn.Identity(), device)
+                for way in (task.here, task.other)
+                if way
+            ]
             loops = [loops_for(seconds(way, 1)) for way in ways]
             for _ in range(repeats):
                 for way, count, times in zip(ways, loops, task.seconds, strict=False):

@@ -85,12 +85,15 @@ def infer_in(model: nn.Module, dtype: str) -> None:
     transformer of a DETR does, it gets them in single precision, and stays in it.
 
     Args:
-        model: a detector or segmentor, on the device where it infers.
+        model: a detector or segmentor, on the device where it infers; may be wrapped,
+            for several processes or for test-time augmentation.
         dtype: a key of ``AMP_DTYPES``.
 
     Raises:
         ConfigError: for fp16 on a CPU.
     """
+    while isinstance(wrapped := getattr(model, 'module', None), nn.Module):
+        model = wrapped
     device = next(model.parameters()).device.type
     if device == 'cpu':
         if dtype == 'fp16':
@@ -104,8 +107,7 @@ def infer_in(model: nn.Module, dtype: str) -> None:
     if 'roi_head' in parts:
         parts.update(parts.pop('roi_head').named_children())
     heads = [part for name, part in parts.items() if name.endswith('_head')]
-    takers = (name.endswith(('_head', '_roi_extractor')) for name in parts)
-    only_heads = all(takers)
+    only_heads = all(name.endswith(('_head', '_roi_extractor')) for name in parts)
     for part in trunk:
         lower(part, low, is_last=part is trunk[-1] and not only_heads)
     for head in heads if only_heads else []:

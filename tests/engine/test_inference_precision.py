@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from torch import nn
 
 from mmrecnext.engine.build import build_network
 from mmrecnext.engine.configs import load_config
@@ -73,7 +74,7 @@ def test_segmentor():
 @torch.no_grad()
 def test_what_takes_the_maps_besides_heads_gets_them_in_single_precision():
     model = build('mask_rcnn_recnext_m0_shapes.py')
-    model.encoder = torch.nn.Linear(4, 4)
+    model.encoder = nn.Linear(4, 4)
     types = seen_by(model.backbone, model.neck, model.rpn_head)
     infer_in(model, 'bf16')
     model.rpn_head(model.extract_feat(torch.randn(1, 3, 64, 64)))
@@ -81,9 +82,19 @@ def test_what_takes_the_maps_besides_heads_gets_them_in_single_precision():
     assert 'forward' not in vars(model.rpn_head)
 
 
+@torch.no_grad()
+def test_wrapped():
+    """As of several processes, within test-time augmentation."""
+    model = build('sem_fpn_recnext_m0_shapes.py')
+    types = seen_by(model.backbone, model.neck)
+    infer_in(nn.ModuleDict({'module': nn.ModuleDict({'module': model})}), 'bf16')
+    assert model(torch.randn(1, 3, 64, 64)).dtype == torch.float32
+    assert types == [{LOW}, {LOW}]
+
+
 def test_fp16_is_for_gpus():
     with pytest.raises(ConfigError, match='fp16 needs a GPU; a CPU infers in bf16'):
-        infer_in(torch.nn.Linear(1, 1), 'fp16')
+        infer_in(nn.Linear(1, 1), 'fp16')
 
 
 @pytest.mark.slow
