@@ -57,8 +57,9 @@ def beside(
     costs = [network_cost(cfg, size) for cfg in configs]
     results = {(x.case.model, x.case.work): x for x in report.results}
     forward, step = ([results[model, work] for model in (old, new)] for work in works)
-    title = f'{batch} x {size[0]} x {size[1]}, deployed, {cases[0].dtype}'
-    columns = ('', Path(old).stem, Path(new).stem, 'old / new')
+    names = f'{Path(old).stem} and {Path(new).stem}'
+    title = f'{names}, {batch} x {size[0]} x {size[1]}, deployed, {cases[0].dtype}'
+    columns = ('', 'old', 'new', 'old / new')
     return (title, columns, [*_rows(costs, forward, step)]), report
 
 

@@ -31,7 +31,7 @@ def configs(tmp_path_factory):
 @pytest.mark.slow
 def test_rows(configs):
     (title, columns, rows), report = beside(*configs, (64, 96), batch=2, repeats=1)
-    assert title == '2 x 64 x 96, deployed, fp32'
+    assert title == 'old and new, 2 x 64 x 96, deployed, fp32'
     assert columns == ('', 'old', 'new', 'old / new')
     found = {name.strip(): values for name, *values in rows}
     assert all(f'{part}, ms' in found for part in PARTS)
