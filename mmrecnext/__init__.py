@@ -7,7 +7,7 @@ try:
     from mmrecnext.archs import ARCHS
     from mmrecnext.checkpoint import register_loaders
     from mmrecnext.models import RecNeXt
-    from mmrecnext.swap import swap_backbone
+    from mmrecnext.swap import replace_depthwise, swap_backbone
 except ModuleNotFoundError as error:
     # `python -m mmrecnext` tells what is missing, PyTorch and MMEngine among it.
     if (error.name or '').startswith('mmrecnext'):
@@ -16,4 +16,4 @@ else:
     register_loaders()
 back_mmcv()  # after PyTorch, whose plug-ins would append further finders
 
-__all__ = ['ARCHS', 'RecNeXt', '__version__', 'swap_backbone']
+__all__ = ['ARCHS', 'RecNeXt', '__version__', 'replace_depthwise', 'swap_backbone']

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from mmrecnext.archs import ARCHS
-from mmrecnext.benchmark import operations
 from mmrecnext.benchmark.cases import Case, kind_of, short_name
 from mmrecnext.benchmark.detector import PartClock
 from mmrecnext.benchmark.original import Original
 from mmrecnext.benchmark.workloads import Workload, build, build_backbone, matmul
+from mmrecnext.engine.flops import count_flops as count_operations
 
 CLOCKS = {'wall': time.perf_counter, 'process': time.process_time}
 """The second counts what this process computes, whatever else the machine does."""
@@ -242,7 +242,7 @@ def count_flops(case: Case) -> int:
         else:
             model = build_backbone(case)
         images = torch.empty(case.batch, 3, *case.shape)
-    flops = operations.count_flops(lambda: model.eval()(images), interpolation=False)
+    flops = count_operations(lambda: model.eval()(images), interpolation=False)
     return flops * (3 if case.work == 'step' else 1)
 
 

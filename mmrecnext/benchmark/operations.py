@@ -7,22 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmrecnext.archs import ARCHS
 from mmrecnext.engine.build import build_network, fit_cpu
+from mmrecnext.engine.flops import FLOPS_PER_MAC, count_flops
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.errors import OptionError
 from mmrecnext.models import RecNeXtClassifier
 from mmrecnext.models.fusion import switch_to_deploy
 from mmrecnext.pretrained import get_pretrained
-
-FLOPS_PER_MAC = 2
-MACS_PER_BILINEAR_PIXEL = 4
 
 PROPOSALS, MASKS = 1000, 100
 """What a detector of two stages is given, as in MMDetection's own count."""
@@ -41,44 +36,6 @@ class Cost:
     params: int
     train_params: int
     macs: int
-
-
-def count_flops(call: Callable[[], object], interpolation: bool = True) -> int:
-    """Count the operations of convolutions and matrix products in a call.
-
-    Args:
-        call: what is to be counted, on tensors of the meta device.
-        interpolation: whether bilinear interpolation counts too.
-    """
-    counter, bilinear = FlopCounterMode(display=False), _Bilinear()
-    with torch.no_grad(), torch.device('meta'), counter, bilinear:
-        call()
-    return counter.get_total_flops() + (bilinear.flops if interpolation else 0)
-
-
-class _Bilinear(TorchFunctionMode):
-    """Counts bilinear interpolation, and has nearest pixels in its place.
-
-    These have the same shape, which is all there is on the meta device, and come of a
-    tenth of the operations there.
-    """
-
-    flops = 0
-
-    def __torch_function__(
-        self,
-        func: Callable,
-        types: Any,
-        args: tuple = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Call a function of PyTorch."""
-        kwargs = kwargs or {}
-        if func is not F.interpolate or kwargs['mode'] != 'bilinear':
-            return func(*args, **kwargs)
-        enlarged = func(*args, **{**kwargs, 'mode': 'nearest', 'align_corners': None})
-        self.flops += FLOPS_PER_MAC * MACS_PER_BILINEAR_PIXEL * enlarged.numel()
-        return enlarged
 
 
 def cost_of(model: nn.Module, run: Callable[[nn.Module], object]) -> Cost:

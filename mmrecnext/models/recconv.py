@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrecnext.errors import check_option, is_integer
+from mmrecnext.errors import check_flag, check_option, is_integer
 from mmrecnext.ops.constants import INTERPOLATIONS
 from mmrecnext.ops.depthwise import DepthwiseConv2d
 from mmrecnext.ops.recconv import recconv, recconv_plain
@@ -44,7 +44,11 @@ def check_mode(layer: nn.Module, mode: str, modes: Sequence[str]) -> None:
 
 
 def grouped_conv(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    bias: bool = False,
 ) -> nn.Conv2d:
     """Return the convolution of most groups, which keeps ``ceil(size / stride)``."""
     return DepthwiseConv2d(
@@ -54,7 +58,7 @@ def grouped_conv(
         stride,
         kernel_size // 2,
         groups=min(in_channels, out_channels),
-        bias=False,
+        bias=bias,
     )
 
 
@@ -129,6 +133,8 @@ class RecConv(nn.Module):
             - ``transposed``: by ``down``, and by the transposed convolution ``up``;
             - ``unpool``: by the maximum of 2x2 pixels, and by putting each value where
               the maximum was and zeros elsewhere.
+        bias: whether the last kernel, that of the map itself, has a bias. The published
+            models have none: the norm behind adds one.
 
     Raises:
         OptionError: for an impossible value of an option.
@@ -145,10 +151,12 @@ class RecConv(nn.Module):
         level: int = 1,
         kernel_size: int = 5,
         mode: str = 'bilinear',
+        bias: bool = False,
     ):
         super().__init__()
         check_recursion(self, level, kernel_size)
         check_mode(self, mode, self.MODES)
+        check_flag('RecConv: `bias`', bias)
         self.level = level
         self.mode = mode
         if level > 0 and mode != 'unpool':
@@ -156,7 +164,8 @@ class RecConv(nn.Module):
         if level > 0 and mode == 'transposed':
             self.up = DoublingConv(channels, channels, kernel_size)
         self.convs = nn.ModuleList(
-            grouped_conv(channels, channels, kernel_size) for _ in range(level + 1)
+            grouped_conv(channels, channels, kernel_size, bias=bias and i == level)
+            for i in range(level + 1)
         )
 
     def halve(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -85,7 +85,7 @@ def _runs_on_triton(
     tensors = [x, *(p for layer in layers for p in layer.parameters())]
     return (
         kernel_size is not None
-        and kernel_size == side
+        and all(layer.weight.shape[-2:] == (kernel_size,) * 2 for layer in layers)
         and triton_is_usable(tensors, try_recconv, kernel_size, mode)
     )
 

@@ -206,6 +206,39 @@ def test_level_0_is_one_convolution(operator):
     assert torch.allclose(layer(x), convolve(x, layer.convs[0].weight))
 
 
+@pytest.mark.parametrize('mode', RecConv.MODES)
+@torch.no_grad()
+def test_bias_of_the_last_kernel(mode):
+    conv = RecConv(4, level=0, mode=mode, bias=True)
+    x = random_map(2, 4, 6, 7, dtype=torch.float32)
+    last = conv.convs[0]
+    expected = F.conv2d(x, last.weight, last.bias, padding=2, groups=4)
+    torch.testing.assert_close(conv(x), expected)
+
+    conv = RecConv(4, level=2, mode=mode, bias=True)
+    assert [each.bias is None for each in conv.convs] == [True, True, False]
+    with_bias, bias = conv(x), conv.convs[-1].bias
+    conv.convs[-1].bias = None
+    torch.testing.assert_close(with_bias, conv(x) + bias[:, None, None])
+    with pytest.raises(OptionError, match='`bias` is True or False'):
+        RecConv(4, bias='no')
+
+
+@pytest.mark.parametrize('base', ['m0', 't'])
+@torch.no_grad()
+def test_bias_in_a_backbone_fused(base):
+    arch = dict(TINY, base=base, mixer_norm=True, share_every=0)
+    if base == 't':
+        arch['dims'], arch['depths'] = (16, 32, 64, 128), (0, 1, 1, 1)
+    arch['mixer'] = dict(type='RecConv', level=1, bias=True)
+    model = RecNeXt(arch).eval()
+    x = random_map(1, 3, 64, 64, dtype=torch.float32)
+    before = model(x)
+    model.switch_to_deploy()
+    for new, old in zip(model(x), before, strict=True):
+        torch.testing.assert_close(new, old)
+
+
 @every_operator
 @torch.no_grad()
 def test_every_size_and_batch(operator):
