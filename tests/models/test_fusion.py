@@ -19,8 +19,10 @@ from mmrecnext.models.fusion import (
     fold_conv_modules,
     fold_outer_norms,
     fuse_conv_norms,
+    speed_up_convolutions,
     switch_to_deploy,
 )
+from mmrecnext.ops.winograd import Conv3x3
 from mmrecnext.pretrained import FIGURES
 from tests.helpers import (
     ROOT,
@@ -310,6 +312,25 @@ class TestPairs:
         assert count_norms(model) == 0
         for found, other in zip(model(x), expected, strict=True):
             assert (found - other).abs().max() < 1e-12 * other.abs().max()
+
+
+@torch.no_grad()
+def test_faster_convolutions():
+    """Each place of a layer has the same one in its stead, but for what is watched."""
+    shared, watched = (nn.Conv2d(128, 128, 3, padding=1) for _ in range(2))
+    watched.register_forward_hook(lambda *args: None)
+    model = nn.Sequential(
+        nn.Sequential(shared, shared), nn.ModuleDict(dict(a=shared)), watched
+    )
+    x, names = torch.rand(1, 128, 20, 20), model.state_dict().keys()
+    expected = model[0](x)
+    for _ in range(2):
+        speed_up_convolutions(model)
+        kinds = [type(layer) for layer in (*model[0], model[1]['a'], model[2])]
+        assert kinds == [Conv3x3] * 3 + [nn.Conv2d]
+        assert model[0][0] is model[0][1] is model[1]['a']
+        assert model.state_dict().keys() == names
+        assert_equal([model[0](x)], [expected])
 
 
 def build(config, framework):

@@ -1,0 +1,165 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmrecnext.ops import fast_paths, winograd
+from mmrecnext.ops.winograd import Conv3x3, conv3x3, is_3x3, transform
+
+
+def largest(found, expected):
+    """The largest difference, as a share of the root mean square."""
+    return float((found - expected).abs().max() / expected.square().mean().sqrt())
+
+
+def layer(channels=128, out_channels=128, **options):
+    torch.manual_seed(0)
+    return nn.Conv2d(channels, out_channels, 3, **{'padding': 1, **options})
+
+
+class TestConv3x3:
+    @pytest.mark.parametrize('padding', [(1, 1), (0, 0), (0, 2), (3, 1)], ids=str)
+    @pytest.mark.parametrize('size', [(8, 12), (9, 7), (3, 5), (21, 26)], ids=str)
+    @pytest.mark.parametrize('bytes_', [1, 40_000, 2**23])
+    def test_equals_the_direct_one(self, size, padding, bytes_, monkeypatch):
+        monkeypatch.setattr(winograd, 'BAND_BYTES', bytes_)
+        torch.manual_seed(0)
+        x = torch.randn(3, 5, *size, dtype=torch.double)
+        weight = torch.randn(4, 5, 3, 3, dtype=torch.double)
+        bias = torch.randn(4, dtype=torch.double)
+        expected = F.conv2d(x, weight, bias, padding=padding)
+        found = conv3x3(x, transform(weight), bias, padding)
+        assert largest(found, expected) < 1e-13
+
+    def test_needs_no_bias_and_no_order_of_memory(self):
+        x = torch.randn(4, 11, 10, 2, dtype=torch.double)
+        weight = torch.randn(6, 4, 3, 3, dtype=torch.double)
+        for view in (x.permute(3, 0, 1, 2), x[:1, :1, :1].expand(2, 4, 9, 2)):
+            found = conv3x3(view, transform(weight), None)
+            assert largest(found, F.conv2d(view, weight, padding=1)) < 1e-13
+            assert found.is_contiguous(memory_format=torch.channels_last)
+
+    def test_is_as_exact_as_the_direct_one(self):
+        conv = layer(256, 64)
+        x = torch.randn(1, 256, 36, 40)
+        exact = F.conv2d(
+            x.double(), conv.weight.double(), conv.bias.double(), padding=1
+        )
+        with torch.no_grad():
+            found = conv3x3(x, transform(conv.weight), conv.bias) - exact
+            direct = conv(x) - exact
+        assert found.square().mean() < (1.5 * direct).square().mean()
+        assert found.abs().max() < 2 * direct.abs().max()
+
+
+class TestLayer:
+    @pytest.fixture(autouse=True)
+    def _without_gradients(self):
+        with torch.no_grad():
+            yield
+
+    @pytest.fixture
+    def fast(self, monkeypatch):
+        """What the fast path was asked to convolve."""
+        asked = []
+
+        def record(x, *args):
+            asked.append(x.shape)
+            return conv3x3(x, *args)
+
+        monkeypatch.setattr(winograd, 'conv3x3', record)
+        return asked
+
+    @pytest.mark.parametrize('bias', [True, False])
+    def test_stands_for_a_convolution(self, bias, fast):
+        conv = layer(bias=bias)
+        own = Conv3x3(conv)
+        x = torch.randn(2, 128, 17, 22)
+        assert own.weight is conv.weight and own.state_dict().keys() == (
+            conv.state_dict().keys()
+        )
+        assert largest(own(x), conv(x)) < 1e-4
+        assert fast == [x.shape]
+
+    def test_follows_its_weight(self, fast):
+        conv = layer()
+        own, x = Conv3x3(conv), torch.randn(1, 128, 20, 20)
+        own(x)
+        conv.weight.mul_(2)
+        assert largest(own(x), conv(x)) < 1e-4
+        other = layer(bias=True)
+        nn.init.normal_(other.weight)
+        own.load_state_dict(other.state_dict())
+        assert largest(own(x), other(x)) < 1e-4
+        own.weight = nn.Parameter(own.weight + 1)
+        other.weight.add_(1)
+        assert largest(own(x), other(x)) < 1e-4
+        assert largest(copy.deepcopy(own)(x), other(x)) < 1e-4
+        assert len(fast) == 5
+
+    def test_takes_weights_of_inference(self, fast):
+        with torch.inference_mode():
+            conv = layer()
+            own, x = Conv3x3(conv), torch.randn(1, 128, 20, 20)
+            assert largest(own(x), conv(x)) < 1e-4
+        assert fast
+
+    @pytest.mark.parametrize(
+        'shape', [(1, 128, 12, 12), (50, 128, 1, 1), (0, 128, 9, 9)]
+    )
+    def test_leaves_small_maps(self, shape, fast):
+        assert Conv3x3(layer())(torch.randn(shape)).shape == shape
+        assert not fast
+
+    @pytest.mark.parametrize('context', ['grad', 'autocast', 'off', 'traced', 'double'])
+    def test_leaves_all_else(self, context, fast):
+        own, x = Conv3x3(layer()), torch.randn(1, 128, 20, 20)
+        if context == 'grad':
+            with torch.enable_grad():
+                own(x).sum().backward()
+            assert own.weight.grad.abs().min() > 0
+        elif context == 'autocast':
+            with torch.autocast('cpu', torch.bfloat16):
+                assert own(x).dtype == torch.bfloat16
+        elif context == 'off':
+            with fast_paths.off():
+                own(x)
+        elif context == 'traced':
+            traced = torch.jit.trace(own, x)
+            assert largest(traced(x[..., :16]), own(x[..., :16])) < 1e-4
+            fast.clear()  # of the layer itself, just now
+            kinds = {node.kind() for node in traced.inlined_graph.nodes()}
+            assert 'aten::_convolution' in kinds and 'aten::bmm' not in kinds
+        else:
+            own.double()(x.double())
+        assert not fast
+
+    def test_knows_pixels_by_default(self):
+        with torch.device('meta'):
+            conv = layer()
+            assert Conv3x3(conv)(torch.empty(1, 128, 40, 40)).device.type == 'meta'
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(stride=2),
+        dict(dilation=2),
+        dict(groups=2),
+        dict(padding='same'),
+        dict(padding_mode='reflect'),
+        dict(channels=64),
+        dict(out_channels=127),
+    ],
+    ids=str,
+)
+def test_other_layers_are_left(options):
+    assert is_3x3(layer())
+    assert not is_3x3(layer(**options))
+
+
+def test_other_kernels_are_left():
+    assert not is_3x3(nn.Conv2d(128, 128, 1))
+    assert not is_3x3(nn.ConvTranspose2d(128, 128, 3))
