@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +23,9 @@ Function = TypeVar('Function', bound=Callable[..., Any])
 
 ONEDNN = torch.ops.mkldnn
 """Operators of oneDNN, which inductor compiles to; a build may lack them."""
+
+GLIBC_KEEPS = ((-4, 0), (-1, 2**31 - 1))
+"""M_MMAP_MAX and M_TRIM_THRESHOLD of ``malloc.h``: no blocks apart, none returned."""
 
 HOOKS = (
     '_forward_hooks',
@@ -107,3 +113,20 @@ def timm_feature_indices(
 
     some = [*indices] if isinstance(indices, Sequence) else indices
     return feature_take_indices(count, some)
+
+
+def keep_memory() -> bool:
+    """Have this process keep the memory of maps for the next ones, where glibc has it.
+
+    It would give that of large ones back to the system at once, and be given other,
+    page by page, which takes a good part of the time of a network. What is held does
+    not become more than it was at most. Where variables ``MALLOC_...`` of the
+    environment say how to allocate, they stand.
+
+    Returns:
+        Whether it does.
+    """
+    if sys.platform != 'linux' or any(x.startswith('MALLOC_') for x in os.environ):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    return mallopt is not None and all(mallopt(*pair) for pair in GLIBC_KEEPS)

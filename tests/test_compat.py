@@ -1,5 +1,10 @@
 """What is private to other libraries does what we take it to do."""
 
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -107,3 +112,35 @@ def test_backbones_of_mmclassification_lose_their_prefix():
 )
 def test_indices_of_maps_are_timms(indices, expected):
     assert compat.timm_feature_indices(4, indices) == expected
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE')
+
+
+def kept_after(pipe, environment):
+    """Tell what is held of a tensor of 128 MiB that is gone, as a share of it."""
+    for name in [name for name in os.environ if name.startswith('MALLOC_')]:
+        del os.environ[name]
+    os.environ.update(environment)
+    size = 2**27
+    kept = compat.keep_memory()
+    before = resident()
+    torch.ones(size, dtype=torch.uint8)
+    pipe.send((kept, (resident() - before) / size))
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='of glibc')
+@pytest.mark.parametrize('environment', [{}, {'MALLOC_ARENA_MAX': '1'}], ids=str)
+def test_memory_is_kept_unless_the_environment_says_how(environment):
+    context = multiprocessing.get_context('fork')  # of this process, all would be told
+    here, there = context.Pipe()
+    process = context.Process(target=kept_after, args=(there, environment))
+    process.start()
+    assert here.poll(60)
+    kept, share = here.recv()
+    process.join()
+    assert kept == (share > 0.9) == (not environment)
+    assert kept or share < 0.1

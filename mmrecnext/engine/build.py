@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from mmrecnext.compat import keep_memory
 from mmrecnext.engine.configs import nodes, type_of
 
 SYNCED_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
@@ -69,7 +70,11 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def fit_cpu(cfg: Config) -> None:
-    """Replace what needs a GPU, in place: NCCL by Gloo, SyncBN by BN."""
+    """Replace what needs a GPU, in place: NCCL by Gloo, SyncBN by BN.
+
+    The process keeps its memory from then on, see :func:`keep_memory`.
+    """
+    keep_memory()
     launcher = cfg.get('launcher', 'none')
     if launcher == 'pytorch':
         # MMEngine would choose a GPU for each process first, and for its wrapper.

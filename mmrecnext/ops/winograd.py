@@ -53,24 +53,25 @@ class Conv3x3(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d):
+        above, left = map(int, conv.padding)
         super().__init__(
             conv.in_channels,
             conv.out_channels,
             KERNEL,
-            padding=conv.padding,
+            padding=(above, left),
             bias=False,
             device='meta',
         )
         self.weight, self.bias = conv.weight, conv.bias
         self.train(conv.training)
+        self._pads = above, left
         self._kernels: tuple[object, Tensor] = (None, conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[N, C, H, W]``."""
         if not self.pays(x):
             return super().forward(x)
-        height, width = self.padding
-        return conv3x3(x, self.kernels(), self.bias, (int(height), int(width)))
+        return conv3x3(x, self.kernels(), self.bias, self._pads)
 
     def pays(self, x: Tensor) -> bool:
         """Tell whether the fast path is there, and faster."""
@@ -86,7 +87,7 @@ class Conv3x3(nn.Conv2d):
             and not torch.compiler.is_compiling()
         ):
             return False
-        sides = _sides(x, self.padding)
+        sides = _sides(x, self._pads)
         tiles = len(x) * prod(_tiles(sides))
         pixels = len(x) * prod(sides)
         return tiles >= FEWEST_TILES and tiles * TILE**2 <= WASTE * pixels
@@ -223,7 +224,7 @@ def _tiles_of(
     return tiles.permute(0, 2, 3, 4, 5, 1)
 
 
-def _sides(x: Tensor, padding: Sequence[Any]) -> tuple[int, int]:
+def _sides(x: Tensor, padding: tuple[int, int]) -> tuple[int, int]:
     """Return height and width of the result."""
     height, width = x.shape[2:]
     return height + 2 * padding[0] - KERNEL + 1, width + 2 * padding[1] - KERNEL + 1
