@@ -91,6 +91,22 @@ class DoublingConv(nn.ConvTranspose2d):
         return super().forward(x)[..., :height, :width]
 
 
+class Interpolation(nn.Module):
+    """Enlarges maps without parameters, in the place of :class:`DoublingConv`.
+
+    Args:
+        mode: ``bilinear`` or ``nearest``.
+    """
+
+    def __init__(self, mode: str):
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Turn ``[N, C, H, W]`` into ``[N, C, *size]``."""
+        return F.interpolate(x, size, mode=self.mode)
+
+
 def unpool(x: Tensor, places: Tensor, size: Sequence[int]) -> Tensor:
     """Put the values of ``x`` at ``places``, among zeros.
 
@@ -197,12 +213,21 @@ class ChannelHalvingRecConv(nn.Module):
         kernel_size: side of the kernels, an odd number; of ``ups``, larger by one.
         ratio: channels that go into each of ``downs``, and come out of each of ``ups``,
             for each that it has on the coarse side.
+        mode: how maps are enlarged: ``transposed``, by convolutions, or, at a ratio of
+            1, by interpolation.
 
     Raises:
         OptionError: for an impossible value of an option.
     """
 
-    def __init__(self, channels: int, level: int, kernel_size: int, ratio: int):
+    def __init__(
+        self,
+        channels: int,
+        level: int,
+        kernel_size: int,
+        ratio: int,
+        mode: str = 'transposed',
+    ):
         super().__init__()
         check_recursion(self, level, kernel_size)
         check_layer(
@@ -219,7 +244,10 @@ class ChannelHalvingRecConv(nn.Module):
             grouped_conv(ratio * c, c, kernel_size, stride=2) for c in finest_first
         )
         self.ups = nn.ModuleList(
-            DoublingConv(c, ratio * c, kernel_size) for c in coarsest_first
+            DoublingConv(c, ratio * c, kernel_size)
+            if mode == 'transposed'
+            else Interpolation(mode)
+            for c in coarsest_first
         )
         self.convs = nn.ModuleList(
             grouped_conv(c, c, kernel_size) for c in (*coarsest_first, channels)
@@ -282,6 +310,8 @@ class RecConvConcat(ChannelHalvingRecConv):
         level: how many times the map and its channels are halved, 0 or more.
         kernel_size: side of the kernels, an odd number; of the transposed convolutions
             ``ups``, larger by one.
+        mode: how maps are enlarged: ``transposed``, as published, by ``ups``; by
+            ``bilinear`` or ``nearest`` interpolation, which has no parameters.
 
     Raises:
         OptionError: for an impossible value of an option.
@@ -290,8 +320,17 @@ class RecConvConcat(ChannelHalvingRecConv):
     Source: RecNeXt (https://github.com/suous/RecNeXt).
     """
 
-    def __init__(self, channels: int, level: int = 1, kernel_size: int = 5):
-        super().__init__(channels, level, kernel_size, ratio=1)
+    MODES = ('transposed', *INTERPOLATIONS)
+
+    def __init__(
+        self,
+        channels: int,
+        level: int = 1,
+        kernel_size: int = 5,
+        mode: str = 'transposed',
+    ):
+        check_mode(self, mode, self.MODES)
+        super().__init__(channels, level, kernel_size, ratio=1, mode=mode)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of each channel of ``x``."""

@@ -8,6 +8,8 @@ OPERATORS = {
     **{f'RecConv-{mode}': partial(RecConv, mode=mode) for mode in RecConv.MODES},
     'RecConvGroups': RecConvGroups,
     'RecConvConcat': RecConvConcat,
+    'RecConvConcat-bilinear': partial(RecConvConcat, mode='bilinear'),
+    'RecConvConcat-nearest': partial(RecConvConcat, mode='nearest'),
     'RecConvRecurrent-bilinear': RecConvRecurrent,
     'RecConvRecurrent-nearest': partial(RecConvRecurrent, mode='nearest'),
 }

@@ -147,7 +147,7 @@ def literal_groups(w, x, level):
     return convolve(x + y, w[f'convs.{level}.weight'])
 
 
-def literal_concat(w, x, level):
+def literal_concat(w, x, level, mode='transposed'):
     f, r = [x], []
     for step in range(level):
         half = f[-1].shape[1] // 2
@@ -157,7 +157,11 @@ def literal_concat(w, x, level):
     for k in range(level):
         waiting = r[level - k - 1]
         y = convolve(y, w[f'convs.{k}.weight'])
-        y = transposed(y, w[f'ups.{k}.weight'], waiting.shape[2:])
+        size = waiting.shape[2:]
+        if mode == 'transposed':
+            y = transposed(y, w[f'ups.{k}.weight'], size)
+        else:
+            y = INTERPOLATE[mode](y, size)
         y = torch.cat([waiting, y], 1)
     return convolve(y, w[f'convs.{level}.weight'])
 
@@ -254,7 +258,8 @@ def test_every_size_and_batch(operator):
 def test_published_keys():
     convs = ['convs.0.weight', 'convs.1.weight', 'convs.2.weight']
     ups = ['ups.0.weight', 'ups.1.weight']
-    halving = ['downs.0.weight', 'downs.1.weight', *ups, *convs]
+    downs = ['downs.0.weight', 'downs.1.weight']
+    halving = [*downs, *ups, *convs]
     recurrent = [f'{name}.weight' for name in 'nabcd']
     keys = {name: list(build(name).state_dict()) for name in OPERATORS}
     assert keys == {
@@ -264,6 +269,8 @@ def test_published_keys():
         'RecConv-unpool': convs,
         'RecConvGroups': halving,
         'RecConvConcat': halving,
+        'RecConvConcat-bilinear': [*downs, *convs],
+        'RecConvConcat-nearest': [*downs, *convs],
         'RecConvRecurrent-bilinear': recurrent,
         'RecConvRecurrent-nearest': recurrent,
     }
@@ -364,6 +371,7 @@ class TestArchSettings:
             *(dict(type='RecConv', kernel_size=k) for k in (3, 7)),
             dict(type='RecConvGroups', kernel_size=3),
             dict(type='RecConvConcat'),
+            dict(type='RecConvConcat', mode='bilinear'),
             dict(type='RecConvRecurrent', mode='nearest', kernel_size=7),
         ],
         ids=str,
@@ -474,6 +482,8 @@ def test_bad_modes_and_channels():
         RecConv(8, mode='linear')
     with pytest.raises(OptionError, match='bilinear, nearest, got'):
         RecConvRecurrent(8, mode='transposed')
+    with pytest.raises(OptionError, match='transposed, bilinear, nearest, got'):
+        RecConvConcat(8, mode='unpool')
     with pytest.raises(OptionError, match='1 or more'):
         RecConvRecurrent(8, level=0)
     for halving in (RecConvGroups, RecConvConcat):
