@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 from torch import nn
 from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
@@ -130,3 +131,24 @@ def keep_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     return mallopt is not None and all(mallopt(*pair) for pair in GLIBC_KEEPS)
+
+
+def let_timm_posterize_to_black() -> None:
+    """Have timm's random augmentation keep no bit of a picture, as it may draw.
+
+    Pillow 12 and later refuse that; before, it left a picture black.
+    """
+    from timm.data import auto_augment
+
+    for name, function in auto_augment.NAME_TO_OP.items():
+        if function is auto_augment.posterize:
+            auto_augment.NAME_TO_OP[name] = _posterize
+
+
+def _posterize(picture: Image.Image, bits: int, **options: Any) -> Image.Image:
+    from timm.data import auto_augment
+
+    if bits < 1:
+        return Image.new(picture.mode, picture.size)
+    posterized: Image.Image = auto_augment.posterize(picture, bits, **options)
+    return posterized

@@ -5,9 +5,12 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from timm.data.auto_augment import NAME_TO_OP
 from torch import fx, nn
 
 from mmrecnext import compat
@@ -144,3 +147,11 @@ def test_memory_is_kept_unless_the_environment_says_how(environment):
     process.join()
     assert kept == (share > 0.9) == (not environment)
     assert kept or share < 0.1
+
+
+def test_posterizing_to_no_bit_is_black():
+    compat.let_timm_posterize_to_black()
+    picture = Image.fromarray(np.full((4, 4, 3), 200, np.uint8))
+    for name in ('Posterize', 'PosterizeOriginal', 'PosterizeIncreasing'):
+        assert np.asarray(NAME_TO_OP[name](picture, 0)).max() == 0
+        assert np.asarray(NAME_TO_OP[name](picture, 2)).max() == 192

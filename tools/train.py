@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a detector or a segmentor."""
+"""Train a detector, a segmentor or a classifier."""
 
 if __name__ == '__main__':
     from mmrecnext_autoload import answer_signals
@@ -70,7 +70,7 @@ def parse_args() -> argparse.Namespace:
 def main():
     """Train."""
     args = parse_args()
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options, classifiers=True)
     prepare_run(cfg, args, splits=('train', 'val'))
     if args.amp or args.amp_dtype:
         use_amp(cfg, args.amp_dtype)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.logging import print_log
 from timm.models import create_model
 from torch import Tensor, nn
 
 from mmrecnext.checkpoint import read_checkpoint
-from mmrecnext.checkpoint.fit import sizes_of_classifier, with_weights
+from mmrecnext.checkpoint.fit import check_fit, sizes_of_classifier, with_weights
+from mmrecnext.checkpoint.weights import HEAD
 from mmrecnext.classification.registration import chosen_weights
 from mmrecnext.models.classifier import RecNeXtClassifier
 from mmrecnext.models.fusion import fuse_conv_norms
@@ -72,3 +74,26 @@ def classifier_of(
         drop_path_rate=0.0,
     )
     return with_weights(model, weights, source)
+
+
+def load_with_new_heads(model: RecNeXtClassifier, checkpoint: str) -> None:
+    """Load weights into a classifier that is to be trained, and say which.
+
+    Args:
+        model: of any number of classes; its heads stay as they are where those of the
+            checkpoint are of another.
+        checkpoint: see :func:`load_classifier`; a published name as well.
+
+    Raises:
+        CheckpointError: where all else does not fit, or norms are merged already.
+    """
+    weights = chosen_weights(read_checkpoint(checkpoint, 'cpu'))
+    num_classes, _ = sizes_of_classifier(weights, checkpoint)
+    heads = 'heads included'
+    if num_classes != model.num_classes:
+        own = {k: v for k, v in model.state_dict().items() if k.startswith(HEAD)}
+        weights = {k: v for k, v in weights.items() if not k.startswith(HEAD)} | own
+        heads = f'but new heads: of {model.num_classes} classes, not {num_classes}'
+    check_fit(model, weights, checkpoint)
+    model.load_state_dict(weights)
+    print_log(f'Loaded all weights of {checkpoint}, {heads}', logger='current')

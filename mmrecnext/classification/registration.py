@@ -22,7 +22,13 @@ from mmrecnext.archs import ARCHS
 from mmrecnext.checkpoint.files import read_file
 from mmrecnext.checkpoint.fit import FOR_INFERENCE, check_fit, is_fused, stem_of
 from mmrecnext.checkpoint.sources import HUB_FILES
-from mmrecnext.checkpoint.weights import AVERAGED, HEAD, WEIGHTS, named_weights
+from mmrecnext.checkpoint.weights import (
+    AVERAGED,
+    HEAD,
+    WEIGHTS,
+    named_weights,
+    without_prefix,
+)
 from mmrecnext.classification.features import feature_class
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.models.classifier import (
@@ -79,7 +85,8 @@ default_cfgs = generate_default_cfgs(
 def chosen_weights(checkpoint: Any, averaged: bool = False) -> dict[str, Tensor]:
     """Take weights out of a checkpoint, and say which where it also has averages.
 
-    See :func:`~mmrecnext.checkpoint.weights.named_weights`.
+    See :func:`~mmrecnext.checkpoint.weights.named_weights`. Those of a training here
+    stand under ``backbone``, as a detector's do.
     """
     if isinstance(checkpoint, Mapping):
         both = [
@@ -92,7 +99,7 @@ def chosen_weights(checkpoint: Any, averaged: bool = False) -> dict[str, Tensor]
                 f'Took the weights under `{taken}`, not those under `{left}`',
                 logger='current',
             )
-    return named_weights(checkpoint, averaged)
+    return dict(without_prefix(named_weights(checkpoint, averaged)))
 
 
 def checkpoint_filter_fn(

@@ -21,7 +21,7 @@ from mmengine.utils import (
     is_seq_of,
 )
 
-from mmrecnext.engine.frameworks import FRAMEWORKS
+from mmrecnext.engine.frameworks import FRAMEWORKS, NO_FRAMEWORK
 from mmrecnext.engine.overrides import check_overrides
 from mmrecnext.errors import ConfigError, closest
 
@@ -36,13 +36,16 @@ def shipped(kind: str) -> Path:
     return installed if installed.is_dir() else package.parent / kind
 
 
-def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    path: str, options: Mapping[str, Any] | None = None, classifiers: bool = False
+) -> Config:
     """Read a config of MMDetection or MMSegmentation, and import what it asks for.
 
     Args:
         path: config file, the bare name of one that ships with mmrecnext, or one of a
             framework such as ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
         options: settings to override, by dotted key.
+        classifiers: whether it may be the config of a classifier.
 
     Raises:
         ConfigError: for a config that is missing, broken or of another framework, a
@@ -50,7 +53,7 @@ def load_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     """
     cfg = read_config(path)
     import_modules(cfg)
-    _check_framework(cfg, path)
+    _check_framework(cfg, path, classifiers)
     if options:
         check_overrides(cfg, options)
         try:
@@ -196,8 +199,10 @@ def scope_of(cfg: Config) -> str | None:
     return next((root for root in roots if root in FRAMEWORKS), scope)
 
 
-def _check_framework(cfg: Config, name: str | Path) -> None:
+def _check_framework(cfg: Config, name: str | Path, classifiers: bool) -> None:
     scope = cfg.get('default_scope')
+    if classifiers and scope == NO_FRAMEWORK:
+        return
     if scope not in FRAMEWORKS:
         raise ConfigError(
             f'{name} is a config for {scope or "no framework"} (its `default_scope`); '

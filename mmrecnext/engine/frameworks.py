@@ -41,6 +41,9 @@ class Framework:
         return find_spec(self.scope) is not None
 
 
+NO_FRAMEWORK = 'mmengine'
+"""Scope of configs whose models are of no framework, such as classifiers."""
+
 FRAMEWORKS = {
     framework.scope: framework
     for framework in (

@@ -32,10 +32,11 @@ class SeedHook(Hook):
     """Makes chance depend on the seed, the rank and the step alone.
 
     A run that was interrupted and resumed then repeats one that was not: MMEngine's
-    checkpoints hold no states of random generators. Data are augmented by Python's and
-    NumPy's generators, seeded by epoch (an iteration-based run, which is one epoch,
-    fetches what it skips); the model draws from PyTorch's, seeded by iteration. Worker
-    processes seed themselves: exact repetition takes ``num_workers=0``.
+    checkpoints hold no states of random generators. Data are augmented by Python's,
+    NumPy's and PyTorch's generators, seeded by epoch (an iteration-based run, which is
+    one epoch, fetches what it skips); the model draws from PyTorch's, seeded by
+    iteration. Worker processes seed themselves: exact repetition takes
+    ``num_workers=0``.
     """
 
     priority = 'VERY_HIGH'
@@ -45,6 +46,7 @@ class SeedHook(Hook):
         seed = self.seed(runner, runner.epoch)
         random.seed(seed)
         np.random.seed(seed)
+        torch.manual_seed(seed)
 
     def before_train_iter(
         self, runner: MMEngineRunner, batch_idx: int, data_batch=None

@@ -24,7 +24,11 @@ model_zoo = tool('model_zoo')
 
 FOLDER = ROOT / 'configs'
 MAKEFILE = ROOT / 'Makefile'
-FILES = {str(file.relative_to(FOLDER)): file for file in FOLDER.rglob('*.py')}
+FILES = {
+    str(file.relative_to(FOLDER)): file
+    for file in FOLDER.rglob('*.py')
+    if 'imagenet' not in file.parts  # which are of classifiers
+}
 NAME = re.compile(
     r'(?:(?P<folder>\w+)/)?(?P<model>mask_rcnn|retinanet|sem_fpn)_recnext_(?P<arch>\w+)_'
     r'(?P<data>coco|ade20k|shapes)(?P<variant>_40k|_drop_path|)\.py'

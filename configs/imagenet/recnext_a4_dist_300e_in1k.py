@@ -1,0 +1,3 @@
+_base_ = './_base_/in1k_dist_300e.py'
+
+model = dict(arch='a4', drop_path_rate=0.0)

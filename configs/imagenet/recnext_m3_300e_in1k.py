@@ -1,0 +1,3 @@
+_base_ = './_base_/in1k_300e.py'
+
+model = dict(arch='m3', drop_path_rate=0.0)

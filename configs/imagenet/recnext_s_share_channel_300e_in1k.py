@@ -1,0 +1,3 @@
+_base_ = './_base_/in1k_300e.py'
+
+model = dict(arch='s_share_channel', drop_path_rate=0.1)
