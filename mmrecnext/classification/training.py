@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmrecnext.archs import ARCHS
-from mmrecnext.classification import recipe  # noqa: F401  registers its parts
+from mmrecnext.checkpoint import read_checkpoint
+from mmrecnext.classification import mistakes, recipe  # noqa: F401  registered thus
 from mmrecnext.classification.loading import load_with_new_heads
+from mmrecnext.classification.registration import chosen_weights
 from mmrecnext.engine.runner import Runner
 from mmrecnext.errors import (
     CheckpointError,
@@ -64,7 +66,8 @@ class Teacher(nn.Module):
     Args:
         num_classes: classes of the data.
         model: a model of timm's, by name.
-        checkpoint: path of its weights; by default those that timm has for it.
+        checkpoint: its weights, such as another training here has saved, as of
+            :func:`~mmrecnext.checkpoint.load_pretrained`; by default timm's own.
         kind: ``hard``, to learn the class that the teacher finds, or ``soft``, to learn
             what it holds of all classes.
         weight: share of the loss that it has, the labels have the rest.
@@ -90,7 +93,8 @@ class Teacher(nn.Module):
         self.kind, self.weight, self.temperature = kind, weight, temperature
         own: dict[str, Any] = {}
         if checkpoint is not None:
-            overlay = dict(file=checkpoint, num_classes=num_classes)
+            weights = chosen_weights(read_checkpoint(checkpoint, 'cpu'))
+            overlay = dict(state_dict=weights, num_classes=num_classes)
             own = dict(num_classes=num_classes, pretrained_cfg_overlay=overlay)
         try:
             self.network = build_classifier(model, pretrained=True, **own)
@@ -99,6 +103,7 @@ class Teacher(nn.Module):
                 f'model.teacher: no weights of {model} for {num_classes} classes from '
                 f'{checkpoint or "the hub"}: {" ".join(str(error).split())}'
             ) from error
+        self.network.pretrained_cfg.pop('state_dict', None)  # read, and loaded
         self.network.eval().requires_grad_(False)
         if self.network.num_classes != num_classes:
             raise ConfigError(

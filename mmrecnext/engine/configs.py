@@ -204,9 +204,12 @@ def _check_framework(cfg: Config, name: str | Path, classifiers: bool) -> None:
     if classifiers and scope == NO_FRAMEWORK:
         return
     if scope not in FRAMEWORKS:
+        hint = ''
+        if scope == NO_FRAMEWORK:
+            hint = '; classifiers are for train.py and eval_imagenet.py'
         raise ConfigError(
             f'{name} is a config for {scope or "no framework"} (its `default_scope`); '
-            f'this tool runs configs for {" and ".join(FRAMEWORKS)}'
+            f'this tool runs configs for {" and ".join(FRAMEWORKS)}{hint}'
         )
     if not FRAMEWORKS[scope].is_installed:
         raise ConfigError(
