@@ -97,17 +97,17 @@ class Teacher(nn.Module):
             overlay = dict(state_dict=weights, num_classes=num_classes)
             own = dict(num_classes=num_classes, pretrained_cfg_overlay=overlay)
         try:
-            self.network = build_classifier(model, pretrained=True, **own)
+            network: Any = build_classifier(model, pretrained=True, **own)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
                 f'model.teacher: no weights of {model} for {num_classes} classes from '
                 f'{checkpoint or "the hub"}: {" ".join(str(error).split())}'
             ) from error
-        self.network.pretrained_cfg.pop('state_dict', None)  # read, and loaded
-        self.network.eval().requires_grad_(False)
-        if self.network.num_classes != num_classes:
+        network.pretrained_cfg.pop('state_dict', None)  # read, and loaded
+        self.network = network.eval().requires_grad_(False)
+        if network.num_classes != num_classes:
             raise ConfigError(
-                f'model.teacher: {model} tells {self.network.num_classes} classes '
+                f'model.teacher: {model} tells {network.num_classes} classes '
                 f'apart, the data have {num_classes}: name one that was trained on '
                 'them, with model.teacher.checkpoint'
             )
