@@ -37,6 +37,9 @@ DENSE = {
 """Of each type of head the layers that predict, by what their names begin with, and the
 mean of what they return where some detections are found and many are not."""
 
+SIZE = (160, 192)
+"""Of the pictures that tell: in smaller ones all pixels of coarse maps see the edge."""
+
 REGIONS = dict(rpn_cls=0.5, rpn_reg=0.3, fc_cls=2, fc_reg=0.5, conv_logits=2)
 """The same of detectors that look for regions first: the standard deviation."""
 
@@ -61,8 +64,8 @@ def settle(model, name, mean, spread):
     They are the convolutions and linear layers whose name has another name in it.
     """
     seed = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (2, 3, 64, 96), generator=seed)
-    meta = dict(img_shape=(64, 96), ori_shape=(64, 96), scale_factor=(1.0, 1.0))
+    images = torch.randint(0, 256, (2, 3, *SIZE), generator=seed)
+    meta = dict(img_shape=SIZE, ori_shape=SIZE, scale_factor=(1.0, 1.0))
     seen = []
     for each, layer in model.named_modules():
         if name not in each or not isinstance(layer, nn.Conv2d | nn.Linear):
