@@ -4,9 +4,9 @@ from mmrecnext.mmcv_ext import install as back_mmcv
 from mmrecnext.version import __version__
 
 try:
-    from mmrecnext.archs import ARCHS
+    from mmrecnext.archs import ARCHS, MLLA_ARCHS
     from mmrecnext.checkpoint import register_loaders
-    from mmrecnext.models import RecNeXt
+    from mmrecnext.models import MLLA, RecNeXt
     from mmrecnext.swap import replace_depthwise, swap_backbone
 except ModuleNotFoundError as error:
     # `python -m mmrecnext` tells what is missing, PyTorch and MMEngine among it.
@@ -16,4 +16,12 @@ else:
     register_loaders()
 back_mmcv()  # after PyTorch, whose plug-ins would append further finders
 
-__all__ = ['ARCHS', 'RecNeXt', '__version__', 'replace_depthwise', 'swap_backbone']
+__all__ = [
+    'ARCHS',
+    'MLLA',
+    'MLLA_ARCHS',
+    'RecNeXt',
+    '__version__',
+    'replace_depthwise',
+    'swap_backbone',
+]

@@ -1,16 +1,18 @@
-"""The RecNeXt family as one table; everything else reads from it.
+"""The models as tables, RecNeXt and MLLA; everything else reads from them.
 
-Source: RecNeXt (https://github.com/suous/RecNeXt).
+Source: RecNeXt (https://github.com/suous/RecNeXt), MLLA
+(https://github.com/LeapLabTHU/MLLA).
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import pairwise
 from math import gcd, prod
-from typing import Any
+from typing import Any, TypeVar
 
 from mmrecnext.errors import (
     OptionError,
@@ -27,6 +29,24 @@ NUM_STAGES = 4
 MOST_CHANNELS = 2**16
 MOST_BLOCKS = 1000
 """Numbers beyond which nobody means a network: one of them takes all memory."""
+
+DEPTHS = (
+    f'integers from 0 to {MOST_BLOCKS}',
+    partial(is_integer, least=0, most=MOST_BLOCKS),
+)
+
+
+def check_stages(
+    arch: Any, name: str, choices: str, is_valid: Callable[[Any], bool]
+) -> None:
+    """Check a field of an arch that has an entry per stage."""
+    values = getattr(arch, name)
+    if not isinstance(values, tuple) or len(values) != NUM_STAGES:
+        raise OptionError(
+            f'arch: `{name}` needs {NUM_STAGES} entries, one per stage, got {values!r}'
+        )
+    if not all(map(is_valid, values)):
+        raise OptionError(f'arch: `{name}` are {choices}, got {values!r}')
 
 
 @dataclass(frozen=True)
@@ -81,28 +101,17 @@ class Arch:
         )
 
     def _check_stages(self) -> None:
-        for name, choices, is_valid in (
-            (
-                'dims',
-                f'positive integers up to {MOST_CHANNELS}',
-                lambda value: is_integer(value, 1, MOST_CHANNELS),
-            ),
-            (
-                'depths',
-                f'integers from 0 to {MOST_BLOCKS}',
-                lambda value: is_integer(value, 0, MOST_BLOCKS),
-            ),
-            ('mixers', 'dicts of settings', is_settings),
-            ('mlp_ratios', 'positive', lambda value: is_number(value) and value > 0),
-        ):
-            values = getattr(self, name)
-            if not isinstance(values, tuple) or len(values) != NUM_STAGES:
-                raise OptionError(
-                    f'arch: `{name}` needs {NUM_STAGES} entries, one per stage, '
-                    f'got {values!r}'
-                )
-            if not all(map(is_valid, values)):
-                raise OptionError(f'arch: `{name}` are {choices}, got {values!r}')
+        check_stages(
+            self,
+            'dims',
+            f'positive integers up to {MOST_CHANNELS}',
+            lambda value: is_integer(value, 1, MOST_CHANNELS),
+        )
+        check_stages(self, 'depths', *DEPTHS)
+        check_stages(self, 'mixers', 'dicts of settings', is_settings)
+        check_stages(
+            self, 'mlp_ratios', 'positive', lambda value: is_number(value) and value > 0
+        )
         for dim, ratio in zip(self.dims, self.mlp_ratios, strict=True):
             check_option(
                 'arch: `mlp_ratios`',
@@ -211,6 +220,93 @@ ARCHS = {
 """The published models, by name."""
 
 
+MLLA_MIXERS = (
+    'baseline',
+    'recconv_transposed',
+    'recconv_nearest',
+    'recattn_rope',
+    'recattn',
+)
+"""What can mix the pixels of an MLLA: its own attention, and what took its place."""
+
+
+@dataclass(frozen=True)
+class MLLAArch:
+    """What makes one MLLA differ from another; a field that is a tuple of four holds
+    one entry per stage.
+
+    Args:
+        embed_dim: channels of the first stage, a multiple of 4; each next one has twice
+            as many.
+        depths: blocks.
+        mixer: what mixes the pixels, one of ``MLLA_MIXERS``.
+        num_heads: heads of attention, divisors of the channels.
+        mlp_ratio: hidden channels of the channel mixers over their channels.
+    """
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    mixer: str
+    num_heads: tuple[int, ...] = (2, 4, 8, 16)
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        dim = self.embed_dim
+        most = MOST_CHANNELS // 2 ** (NUM_STAGES - 1)
+        check_option(
+            'arch: `embed_dim`',
+            dim,
+            is_integer(dim, 4, most) and dim % 4 == 0,
+            f'a multiple of 4, up to {most}',
+        )
+        check_stages(self, 'depths', *DEPTHS)
+        check_option(
+            'arch: `mixer`',
+            self.mixer,
+            self.mixer in MLLA_MIXERS,
+            f'one of {", ".join(MLLA_MIXERS)}',
+        )
+        check_stages(
+            self, 'num_heads', 'positive integers', partial(is_integer, least=1)
+        )
+        check_option(
+            'arch: `num_heads`',
+            self.num_heads,
+            not any(d % n for d, n in zip(self.dims, self.num_heads, strict=True)),
+            f'divisors of the channels {self.dims}',
+        )
+        ratio = self.mlp_ratio
+        check_option(
+            'arch: `mlp_ratio`',
+            ratio,
+            is_number(ratio) and 1 <= ratio * dim <= MOST_CHANNELS,
+            'positive, and large enough for a hidden channel',
+        )
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.embed_dim * 2**stage for stage in range(NUM_STAGES))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Input pixels per pixel of each stage's map, along one side."""
+        return tuple(4 * 2**stage for stage in range(NUM_STAGES))
+
+
+A = TypeVar('A', Arch, MLLAArch)
+
+MLLA_ARCHS = {
+    f'{size}_{mixer}': MLLAArch(embed_dim, depths, mixer)
+    for size, embed_dim, depths in (
+        ('nano', 32, (2, 2, 4, 2)),
+        ('mini', 48, (2, 4, 8, 4)),
+    )
+    for mixer in MLLA_MIXERS
+}
+"""The models of the ablation with MLLA, by name."""
+
+
 def get_arch(arch: str | Mapping[str, Any]) -> Arch:
     """Look up a model by name, or make one from settings.
 
@@ -232,29 +328,13 @@ def get_arch(arch: str | Mapping[str, Any]) -> Arch:
         {'type': 'RecConv', 'level': 4, 'kernel_size': 7}
     """
     if isinstance(arch, str):
-        if arch not in ARCHS:
-            plain = arch.lower().removeprefix('recnext_')
-            hint = did_you_mean(plain, ARCHS)
-            hint = f'{hint} The' if hint else 'the'
-            raise OptionError(
-                f'unknown arch {arch!r}; {hint} archs are {", ".join(ARCHS)}'
-            )
-        return ARCHS[arch]
+        return published(arch, ARCHS, 'recnext_')
     check_option('arch', arch, is_settings(arch), 'a name or a dict of settings')
 
     settings = dict(arch)
     base = get_arch(settings.pop('base', 'm0'))
     mixer = settings.pop('mixer', {})
-    valid = [field.name for field in fields(Arch)]
-    if unknown := sorted(set(settings) - set(valid)):
-        raise OptionError(
-            f'arch has no setting {", ".join(unknown)}; '
-            f'the settings are base, mixer, {", ".join(valid)}'
-        )
-    changes: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
-    }
-    made = replace(base, **changes)
+    made = changed(base, settings, ('base', 'mixer'))
     made = replace(made, mixers=tuple(merge_mixer(old, mixer) for old in made.mixers))
     for new in made.mixers:
         check_mixer(new)
@@ -262,6 +342,53 @@ def get_arch(arch: str | Mapping[str, Any]) -> Arch:
     if made.share_every:
         check_sharing(made)
     return made
+
+
+def get_mlla_arch(arch: str | Mapping[str, Any]) -> MLLAArch:
+    """Look up an MLLA by name, or make one from settings.
+
+    Args:
+        arch: a name in ``MLLA_ARCHS``, or a dict of fields of :class:`MLLAArch`, over
+            those of the model named by its key ``base``.
+
+    Raises:
+        OptionError: for an unknown name or setting, naming the valid ones.
+
+    Examples:
+        >>> from mmrecnext.archs import get_mlla_arch
+        >>> get_mlla_arch(dict(base='mini_recattn', depths=(2, 2, 6, 2))).dims
+        (48, 96, 192, 384)
+    """
+    if isinstance(arch, str):
+        return published(arch, MLLA_ARCHS, 'mlla_')
+    check_option('arch', arch, is_settings(arch), 'a name or a dict of settings')
+
+    settings = dict(arch)
+    base = get_mlla_arch(settings.pop('base', 'nano_recattn'))
+    return changed(base, settings, ('base',))
+
+
+def published(name: str, table: Mapping[str, A], prefix: str) -> A:
+    """Look up an arch in a table; timm's name of the model has a ``prefix``."""
+    if name not in table:
+        hint = did_you_mean(name.lower().removeprefix(prefix), table)
+        hint = f'{hint} The' if hint else 'the'
+        raise OptionError(f'unknown arch {name!r}; {hint} archs are {", ".join(table)}')
+    return table[name]
+
+
+def changed(base: A, settings: Mapping[str, Any], others: Sequence[str]) -> A:
+    """Change fields of an arch; ``others`` can be set besides."""
+    valid: list[str] = [field.name for field in fields(base)]
+    if unknown := sorted(set(settings) - set(valid)):
+        raise OptionError(
+            f'arch has no setting {", ".join(unknown)}; '
+            f'the settings are {", ".join((*others, *valid))}'
+        )
+    changes: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()
+    }
+    return replace(base, **changes)
 
 
 def merge_mixer(mixer: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,8 +51,8 @@ def golden_tensor(key: str, shape) -> torch.Tensor:
     return torch.from_numpy(value.astype(np.float32))
 
 
-def golden_input() -> torch.Tensor:
-    image = np.random.RandomState(20241229).standard_normal((1, 3, 64, 96))
+def golden_input(shape=(1, 3, 64, 96)) -> torch.Tensor:
+    image = np.random.RandomState(20241229).standard_normal(shape)
     return torch.from_numpy(image.astype(np.float32))
 
 

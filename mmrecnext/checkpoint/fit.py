@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -13,7 +13,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmrecnext.archs import ARCHS, NUM_STAGES, Arch
+from mmrecnext.archs import NUM_STAGES
 from mmrecnext.checkpoint.sources import read_checkpoint
 from mmrecnext.checkpoint.weights import (
     HEAD,
@@ -24,14 +24,18 @@ from mmrecnext.checkpoint.weights import (
     without_prefix,
 )
 from mmrecnext.errors import CheckpointError, brief
-from mmrecnext.models import RecNeXt
+from mmrecnext.models import MLLA, RecNeXt
+from mmrecnext.models.backbone import Backbone
 from mmrecnext.models.classifier import CLASSIFIERS
 from mmrecnext.models.fusion import fold_outer_norms, fuse_conv_norms
 
-Model = TypeVar('Model', bound=RecNeXt)
+Model = TypeVar('Model', bound=Backbone)
+
+FAMILIES: tuple[Any, ...] = (RecNeXt, MLLA)
 
 FUSED_STEM = 'stem.stem.0.weight'
 STEMS = ('stem.stem.0.conv.weight', FUSED_STEM)
+FUSED_STEMS = (FUSED_STEM, 'patch_embed.conv1.weight')
 FOR_INFERENCE = (
     'fused weights, for inference only: batch norms are merged into the convolutions '
     'and their statistics are gone'
@@ -42,7 +46,7 @@ ALIKE = 0.5
 
 def is_fused(weights: Mapping[str, Any]) -> bool:
     """Tell whether norms are merged into convolutions, as in the released files."""
-    return FUSED_STEM in weights
+    return any(stem in weights for stem in FUSED_STEMS)
 
 
 def stem_of(weights: Mapping[str, Tensor]) -> Tensor | None:
@@ -68,7 +72,7 @@ def fuse_like(model: nn.Module, weights: Mapping[str, Any]) -> None:
 
 
 def load_pretrained(
-    model: RecNeXt,
+    model: Backbone,
     checkpoint: str,
     prefix: str | None = None,
     map_location: Any = 'cpu',
@@ -99,10 +103,7 @@ def load_pretrained(
         mmrecnext.errors.CheckpointError: m0.pth does not fit a0; ...
     """
     found = backbone_weights(read_checkpoint(checkpoint, map_location), prefix)
-    unbuilt = tuple(f'stages.{i}.' for i in range(len(model.stages), NUM_STAGES))
-    weights: Mapping[str, Tensor] = {
-        k: v for k, v in found.items() if not k.startswith(unbuilt)
-    }
+    weights: Mapping[str, Tensor] = model.own_weights(found)
     if model.deployed:
         weights = _deployed_weights(model, weights, checkpoint)
     elif is_fused(weights):
@@ -121,11 +122,12 @@ def load_pretrained(
 
 
 def _deployed_weights(
-    model: RecNeXt, weights: Mapping[str, Tensor], source: str
+    model: Backbone, weights: Mapping[str, Tensor], source: str
 ) -> Mapping[str, Tensor]:
     """Merge in ``weights`` what norms there are."""
     options = ('in_channels', 'out_indices', 'norm_cfg')
-    twin = _blank(asdict(model.arch), **{k: getattr(model, k) for k in options})
+    settings = {k: getattr(model, k) for k in options}
+    twin = _blank(type(model), asdict(model.arch), **settings)
     fuse_like(twin, weights)
     check_fit(twin, weights, source)
     twin.load_state_dict(weights, assign=True)
@@ -134,10 +136,12 @@ def _deployed_weights(
     return merged
 
 
-def _blank(arch: str | Mapping[str, Any], **options: Any) -> RecNeXt:
+def _blank(
+    kind: Callable[..., Backbone], arch: str | Mapping[str, Any], **options: Any
+) -> Backbone:
     """Build a backbone for training, with no memory for weights."""
     with torch.device('meta'):
-        return RecNeXt(arch, **options)
+        return kind(arch, **options)
 
 
 def with_weights(model: Model, weights: Mapping[str, Tensor], source: str) -> Model:
@@ -173,11 +177,11 @@ def sizes_of_classifier(weights: Mapping[str, Tensor], source: str) -> tuple[int
     return len(weights[head]), weights[stem].size(1)
 
 
-def check_fit(model: RecNeXt, weights: Mapping[str, Tensor], source: str) -> None:
+def check_fit(model: Backbone, weights: Mapping[str, Tensor], source: str) -> None:
     """Check that ``weights`` are all those of a model.
 
     Args:
-        model: a RecNeXt, with a classification head or without.
+        model: a backbone, with a classification head or without.
         weights: by key.
         source: where they come from.
 
@@ -190,8 +194,9 @@ def check_fit(model: RecNeXt, weights: Mapping[str, Tensor], source: str) -> Non
     if not found:
         check_values(own, weights, source)
         return
-    name = _name_of(model.arch)
-    match, likeness = closest_arch(weights, model.in_channels, len(model.stages))
+    name = _name_of(model)
+    count = len(model.parts()) - 1
+    match, likeness = closest_arch(weights, model.in_channels, count)
     hint = ''
     if match != name and likeness >= ALIKE:
         verb = 'are' if likeness == 1 else 'look like'
@@ -201,8 +206,9 @@ def check_fit(model: RecNeXt, weights: Mapping[str, Tensor], source: str) -> Non
     )
 
 
-def _name_of(arch: Arch) -> str | None:
-    return next((name for name, known in ARCHS.items() if known == arch), None)
+def _name_of(model: Backbone) -> str | None:
+    archs = model.archs.items()
+    return next((name for name, known in archs if known == model.arch), None)
 
 
 def closest_arch(
@@ -222,17 +228,23 @@ def closest_arch(
     shapes = {(k, v.shape) for k, v in weights.items() if not k.startswith(HEAD)}
     form = is_fused(weights), is_deployed(weights)
     likeness = {}
-    for name in ARCHS:
-        other = _shapes(name, in_channels, num_stages, *form)
-        likeness[name] = len(shapes & other) / len(shapes | other)
+    for family in FAMILIES:
+        for name in family.archs:
+            other = _shapes(family, name, in_channels, num_stages, *form)
+            likeness[name] = len(shapes & other) / len(shapes | other)
     return max(likeness.items(), key=lambda item: item[1])
 
 
-@cache  # 18 models take over a second to build, even without memory for weights
+@cache  # 28 models take two seconds to build, even without memory for weights
 def _shapes(
-    arch: str, in_channels: int, num_stages: int, fused: bool, deployed: bool
+    kind: Callable[..., Backbone],
+    arch: str,
+    in_channels: int,
+    num_stages: int,
+    fused: bool,
+    deployed: bool,
 ) -> frozenset[tuple[str, torch.Size]]:
-    model = _blank(arch, in_channels=in_channels, out_indices=(num_stages - 1,))
+    model = _blank(kind, arch, in_channels=in_channels, out_indices=(num_stages - 1,))
     if fused:
         fuse_conv_norms(model)
     if deployed:

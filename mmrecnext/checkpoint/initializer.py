@@ -5,18 +5,18 @@ from __future__ import annotations
 from mmengine.model.weight_init import PretrainedInit, update_init_info
 
 from mmrecnext.checkpoint.fit import load_pretrained
-from mmrecnext.models import RecNeXt
+from mmrecnext.models import Backbone
 from mmrecnext.registry import WEIGHT_INITIALIZERS
 
 
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained')
 class RecNeXtPretrainedInit(PretrainedInit):
-    """Initialises a RecNeXt with weights of its own, see :func:`load_pretrained`.
+    """Initialises a backbone with weights of its own, see :func:`load_pretrained`.
 
     The options are those of MMEngine's ``PretrainedInit``.
     """
 
-    def __call__(self, module: RecNeXt) -> None:
+    def __call__(self, module: Backbone) -> None:
         """Load the weights.
 
         Raises:

@@ -15,13 +15,13 @@ from timm.models._features_fx import FeatureGraphNet
 from torch import Tensor, nn
 
 from mmrecnext.errors import OptionError
-from mmrecnext.models.recnext import RecNeXt, traced
+from mmrecnext.models.backbone import Backbone, traced
 
 
 class StageList(FeatureGetterNet):
     """Turns images into a list of maps."""
 
-    model: RecNeXt
+    model: Backbone
     out_indices: tuple[int, ...]
 
     def __prepare_scriptable__(self) -> nn.Module:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from timm.models import (
 from timm.models._pretrained import PretrainedCfg
 from torch import Tensor, nn
 
-from mmrecnext.archs import ARCHS
+from mmrecnext.archs import ARCHS, MLLA_ARCHS
 from mmrecnext.checkpoint.files import read_file
-from mmrecnext.checkpoint.fit import FOR_INFERENCE, check_fit, is_fused, stem_of
+from mmrecnext.checkpoint.fit import FOR_INFERENCE, check_fit, is_fused
 from mmrecnext.checkpoint.sources import HUB_FILES
 from mmrecnext.checkpoint.weights import (
     AVERAGED,
@@ -34,9 +35,12 @@ from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.models.classifier import (
     CLASSIFIERS,
     FIRST_CONV,
-    Head,
+    MLLA_FIRST_CONV,
+    Classifier,
+    MLLAClassifier,
     RecNeXtClassifier,
 )
+from mmrecnext.models.mlla import IMAGE_SIDE, TURNS
 from mmrecnext.pretrained import (
     DROP_PATH_RATES,
     FIGURES,
@@ -53,6 +57,12 @@ from mmrecnext.pretrained import (
 
 SOURCES = ('file', 'url', 'hf_hub_id', 'state_dict')
 """Fields of timm's ``pretrained_cfg`` that tell where weights come from."""
+
+MLLA_SHORT_SIDE = 292
+"""Of a picture, in pixels, before its centre is cut out, for an MLLA."""
+
+MINI_DROP_PATH_RATE = 0.2
+"""Stochastic depth that MLLA mini was trained with."""
 
 SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.bin')
 
@@ -74,10 +84,26 @@ def _cfg(arch: str, weights: Pretrained | None = None) -> dict:
     )
 
 
+def _mlla_cfg(arch: str) -> dict:
+    side = IMAGE_SIDE // MLLA_ARCHS[arch].strides[-1]
+    return dict(
+        num_classes=1000,
+        input_size=(3, IMAGE_SIDE, IMAGE_SIDE),
+        pool_size=(side, side),
+        crop_pct=IMAGE_SIDE / MLLA_SHORT_SIDE,
+        interpolation=INTERPOLATION,
+        mean=MEAN,
+        std=STD,
+        first_conv=MLLA_FIRST_CONV,
+        classifier='head',
+    )
+
+
 default_cfgs = generate_default_cfgs(
     {
         **{name: _cfg(weights.arch, weights) for name, weights in PRETRAINED.items()},
         **{f'recnext_{arch}': _cfg(arch) for arch in ARCHS if arch not in FIGURES},
+        **{f'mlla_{arch}': _mlla_cfg(arch) for arch in MLLA_ARCHS},
     }
 )
 
@@ -103,7 +129,7 @@ def chosen_weights(checkpoint: Any, averaged: bool = False) -> dict[str, Tensor]
 
 
 def checkpoint_filter_fn(
-    checkpoint: Mapping[str, Any], model: RecNeXtClassifier
+    checkpoint: Mapping[str, Any], model: Classifier
 ) -> dict[str, Tensor]:
     """Give timm the weights in ``checkpoint``.
 
@@ -121,10 +147,12 @@ def checkpoint_filter_fn(
             f'these are {FOR_INFERENCE}. Take the training checkpoint (.pth or '
             'safetensors) of the same model'
         )
-    if not isinstance(model.head, Head):
+    if isinstance(model.head, nn.Identity):
         weights = {k: v for k, v in weights.items() if not k.startswith(HEAD)}
-    own, cfg = model.state_dict(), model.pretrained_cfg
-    adapted = {f'{FIRST_CONV}.weight'} & weights.keys()
+    own = model.state_dict()
+    cfg: Any = model.pretrained_cfg
+    adapted = {f'{cfg["first_conv"]}.weight'} & weights.keys()
+    adapted |= {key for key in own if key.endswith(TURNS)}  # of any size, or none
     if model.num_classes != cfg['num_classes']:
         adapted |= {key for key in own if key.startswith(HEAD)}
     unchanged = weights | {key: own[key] for key in adapted}
@@ -153,7 +181,9 @@ def with_file(cfg: PretrainedCfg) -> PretrainedCfg:
     if not path.is_file():
         raise CheckpointError(f'there is no checkpoint {path}')
     weights = chosen_weights(read_file(path, 'cpu'))
-    stem, head = stem_of(weights), weights.get(f'{CLASSIFIERS[0]}.weight')
+    names = cfg.classifier
+    head = weights.get(f'{names if isinstance(names, str) else names[0]}.weight')
+    stem = weights.get(f'{cfg.first_conv}.weight')
     found: dict[str, Any] = {}
     if stem is not None:
         found['input_size'] = (stem.size(1), *cfg.input_size[1:])
@@ -206,7 +236,12 @@ def resolve_weights(
             f'distillation={distillation} asks for the weights {wanted}, but those '
             f'of recnext_{arch}.{tag} were named: leave out either'
         )
-    table = default_cfgs[f'recnext_{arch}'].default
+    return completed(cfg, f'recnext_{arch}')
+
+
+def completed(cfg: PretrainedCfg, name: str) -> PretrainedCfg:
+    """Add to a description of weights which layers of a model timm adapts."""
+    table = default_cfgs[name].default
     missing = {
         field: getattr(table, field)
         for field in ('first_conv', 'classifier')
@@ -241,20 +276,9 @@ def build_classifier(
         cfg = with_file(cfg)
     if not options.get('distillation') and not options.get('features_only'):
         options.setdefault('drop_path_rate', DROP_PATH_RATES.get(arch, 0.0))
-    if options.get('features_only'):
-        named = options.get('feature_cls', 'getter')
-        options['feature_cls'] = feature_class(named, options)
+    name = f'recnext_{arch}'
     try:
-        model = build_model_with_cfg(
-            RecNeXtClassifier,
-            f'recnext_{arch}',
-            pretrained,
-            pretrained_cfg=cfg,  # type: ignore[arg-type]  # as timm itself does
-            arch=arch,
-            feature_cfg=dict(out_indices=(0, 1, 2, 3)),
-            pretrained_filter_fn=checkpoint_filter_fn,
-            **options,
-        )
+        return build(RecNeXtClassifier, name, pretrained, cfg, arch=arch, **options)
     except LocalEntryNotFoundError as error:
         weights = PRETRAINED.get((cfg.hf_hub_id or '').rpartition('/')[2])
         if weights is None:
@@ -264,25 +288,103 @@ def build_classifier(
             f'{weights.url} elsewhere and give its path: timm.create_model(..., '
             "pretrained_cfg_overlay=dict(file='PATH'))"
         ) from error
+
+
+def build(
+    kind: type[Classifier],
+    name: str,
+    pretrained: bool,
+    cfg: PretrainedCfg,
+    **options: Any,
+) -> nn.Module:
+    """Have timm build a classifier, or what gives its maps.
+
+    Args:
+        kind: the classifier.
+        name: by which timm knows it.
+        pretrained: load weights.
+        cfg: which weights.
+        options: of the classifier, and timm's.
+    """
+    if options.get('features_only'):
+        named = options.get('feature_cls', 'getter')
+        options['feature_cls'] = feature_class(named, options)
+    model = build_model_with_cfg(
+        kind,
+        name,
+        pretrained,
+        pretrained_cfg=cfg,  # type: ignore[arg-type]  # as timm itself does
+        feature_cfg=dict(out_indices=(0, 1, 2, 3)),
+        pretrained_filter_fn=checkpoint_filter_fn,
+        **options,
+    )
     if cfg.file:
         model.pretrained_cfg.pop('state_dict', None)  # read, and loaded
     return model
 
 
-def register(arch: str):
-    """Register a model with timm, from ``recnext_m0`` to ``recnext_b_share_channel``.
+def build_mlla(
+    arch: str,
+    pretrained: bool = False,
+    pretrained_cfg: str | Mapping | PretrainedCfg | None = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    **options,
+) -> nn.Module:
+    """Build a classifier with MLLA, or what gives its maps, as timm asks for it.
 
     Args:
-        arch: a name in ``ARCHS``.
+        arch: a name in ``MLLA_ARCHS``.
+        pretrained: load weights, of a file.
+        pretrained_cfg: timm's description of weights.
+        pretrained_cfg_overlay: fields in place of those of the description.
+        options: of :class:`~mmrecnext.classification.MLLAClassifier`, and timm's.
+
+    Raises:
+        OptionError: for an unknown option.
+        CheckpointError: without a file of weights, or where they do not fit.
+    """
+    name = f'mlla_{arch}'
+    asked: Any = pretrained_cfg
+    fields: Any = pretrained_cfg_overlay
+    cfg = completed(resolve_pretrained_cfg(name, asked, fields), name)
+    if pretrained and not cfg.file:
+        raise CheckpointError(
+            f'no weights are published of {name}: give the path of some by '
+            "pretrained_cfg_overlay=dict(file='PATH'), or leave out pretrained=True"
+        )
+    if pretrained:
+        cfg = with_file(cfg)
+    if not options.get('features_only') and arch.startswith('mini'):
+        options.setdefault('drop_path_rate', MINI_DROP_PATH_RATE)
+    return build(MLLAClassifier, name, pretrained, cfg, arch=arch, **options)
+
+
+def register(name: str, build_model: Callable[..., nn.Module], doc: str) -> None:
+    """Register a model with timm.
+
+    Args:
+        name: such as ``recnext_m0`` or ``mlla_nano_recattn``.
+        build_model: builds it, given ``pretrained`` and timm's options.
+        doc: what it is.
     """
 
     def create(pretrained: bool = False, **kwargs) -> nn.Module:
-        return build_classifier(arch, pretrained, **kwargs)
+        return build_model(pretrained=pretrained, **kwargs)
 
-    create.__name__ = create.__qualname__ = f'recnext_{arch}'
-    create.__doc__ = f'RecNeXt-{arch.upper()}, options as of RecNeXtClassifier.'
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = doc
     register_model(create)
 
 
 for _arch in ARCHS:
-    register(_arch)
+    register(
+        f'recnext_{_arch}',
+        partial(build_classifier, _arch),
+        f'RecNeXt-{_arch.upper()}, options as of RecNeXtClassifier.',
+    )
+for _arch in MLLA_ARCHS:
+    register(
+        f'mlla_{_arch}',
+        partial(build_mlla, _arch),
+        f'MLLA {_arch}, options as of MLLAClassifier.',
+    )

@@ -1,4 +1,4 @@
-"""Whether what follows a RecNeXt takes the maps that it gives."""
+"""Whether what follows a backbone takes the maps that it gives."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from torch import nn
 
 from mmrecnext.errors import ConfigError
-from mmrecnext.models import RecNeXt
+from mmrecnext.models import Backbone
 
 
 def check_channels(model: nn.Module):
-    """Compare feature pyramids and segmentation heads with the RecNeXt before them.
+    """Compare feature pyramids and segmentation heads with the backbone before them.
 
     Args:
         model: detector or segmentor.
@@ -23,7 +23,7 @@ def check_channels(model: nn.Module):
     """
     for name, owner in model.named_modules():
         backbone = getattr(owner, 'backbone', None)
-        if not isinstance(backbone, RecNeXt):
+        if not isinstance(backbone, Backbone):
             continue
         path = '.'.join(filter(None, ('model', name)))
         for field, taken, given in _taken(owner, backbone.out_channels):

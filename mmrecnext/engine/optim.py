@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, cast
+from collections.abc import Iterator
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
 from mmrecnext.errors import ConfigError, OptionError
-from mmrecnext.models import RecNeXt
-from mmrecnext.models.recnext import Stage
+from mmrecnext.models import Backbone
 from mmrecnext.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 DECAY_TYPES = ('layer_wise', 'stage_wise')
@@ -31,7 +30,7 @@ MMENGINE_OPTIONS = (
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class RecNeXtLayerDecay(DefaultOptimWrapperConstructor):
-    """Gives each layer of a RecNeXt a learning rate of its own.
+    """Gives each layer of a RecNeXt or MLLA a learning rate of its own.
 
     Of ``n`` layers, the ``i``-th (from 0) learns at ``decay_rate ** (n - i)`` times the
     learning rate of the optimizer, all that is not the backbone at the rate itself.
@@ -48,7 +47,7 @@ class RecNeXtLayerDecay(DefaultOptimWrapperConstructor):
 
     Raises:
         OptionError: for an option that is missing, unknown or of impossible value.
-        ConfigError: when called with a model in which no RecNeXt is found.
+        ConfigError: when called with a model in which neither is found.
     """
 
     def _validate_cfg(self):
@@ -97,12 +96,12 @@ class RecNeXtLayerDecay(DefaultOptimWrapperConstructor):
         """Return what to scale the learning rate of each backbone parameter by."""
         rate = self.paramwise_cfg['decay_rate']
         by_stage = self.paramwise_cfg.get('decay_type') == 'stage_wise'
-        backbones = [m for m in model.modules() if isinstance(m, RecNeXt)]
+        backbones = [m for m in model.modules() if isinstance(m, Backbone)]
         if not backbones:
             found = type(getattr(model, 'backbone', model)).__name__
             raise ConfigError(
-                f'{type(self).__name__} decays the learning rate of a RecNeXt, but '
-                f'finds {found}: set another `optim_wrapper.constructor`'
+                f'{type(self).__name__} decays the learning rate of a RecNeXt or '
+                f'MLLA, but finds {found}: set another `optim_wrapper.constructor`'
             )
         scales = {}
         for backbone in backbones:
@@ -119,23 +118,30 @@ class RecNeXtLayerDecay(DefaultOptimWrapperConstructor):
 
 
 def layers_of(
-    backbone: RecNeXt, by_stage: bool = False
+    backbone: Backbone, by_stage: bool = False
 ) -> Iterator[list[nn.Parameter]]:
     """Yield the parameters of each layer, from the image on.
 
     Args:
-        backbone: a RecNeXt.
+        backbone: a RecNeXt or MLLA.
         by_stage: count a stage as one layer, instead of each of its blocks.
     """
-    yield [*backbone.stem.parameters()]
-    for stage in cast(Iterable[Stage], backbone.stages):
-        if by_stage:
-            layers = [[*stage.parameters()]]
-        else:
-            layers = [[*block.parameters()] for block in stage.blocks] or [[]]
-            if hasattr(stage, 'downsample'):
-                layers[0] += stage.downsample.parameters()
-        yield from filter(None, layers)
+    stem, *stages = backbone.parts()
+    yield [*stem.parameters()]
+    layer: list[nn.Parameter] = []
+    for stage in stages:
+        for part in [stage] if by_stage else parts_of(stage):
+            layer += part.parameters()
+            if layer and part is not getattr(stage, 'downsample', None):
+                yield layer
+                layer = []
+    yield from filter(None, [layer])
+
+
+def parts_of(stage: nn.Module) -> Iterator[nn.Module]:
+    """Yield the blocks and the downsampling of a stage, in their order."""
+    for child in stage.children():
+        yield from child if isinstance(child, nn.ModuleList) else [child]
 
 
 def merged(groups: list[dict]) -> list[dict]:

@@ -1,8 +1,10 @@
 """Backbone and classifier, the blocks and token mixers in them, a neck and a head."""
 
 from mmrecnext.models.attention import LinearAttn, PartialChannels, RecAttn
-from mmrecnext.models.classifier import RecNeXtClassifier
+from mmrecnext.models.backbone import Backbone
+from mmrecnext.models.classifier import MLLAClassifier, RecNeXtClassifier
 from mmrecnext.models.heads import ssd_head
+from mmrecnext.models.mlla import MLLA
 from mmrecnext.models.necks import FPNWithStride4
 from mmrecnext.models.recconv import (
     RecConv,
@@ -13,8 +15,11 @@ from mmrecnext.models.recconv import (
 from mmrecnext.models.recnext import RecNeXt
 
 __all__ = [
+    'MLLA',
+    'Backbone',
     'FPNWithStride4',
     'LinearAttn',
+    'MLLAClassifier',
     'PartialChannels',
     'RecAttn',
     'RecConv',

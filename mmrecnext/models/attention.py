@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmrecnext.archs import check_mixer
 from mmrecnext.errors import OptionError, check_option, is_integer, is_settings
-from mmrecnext.models.blocks import ConvNorm
+from mmrecnext.models.blocks import conv_layer
 from mmrecnext.ops.attention import attend
 from mmrecnext.registry import MODELS
 
@@ -25,7 +25,7 @@ class LinearAttn(nn.Module):
         num_heads: heads that the channels are divided into.
         qk_ratio: channels of queries and keys together over those of the map.
         qk_groups: groups of the convolution that makes them.
-        norm_cfg: norm layer of the convolutions.
+        norm_cfg: norm layer of the convolutions, None for no norms.
         bias: whether the convolutions have one.
 
     Shape: ``[N, channels, H, W]`` in and out.
@@ -39,7 +39,7 @@ class LinearAttn(nn.Module):
         qk_ratio: int = 2,
         qk_groups: int = 2,
         *,
-        norm_cfg: Mapping[str, Any] = dict(type='BN'),
+        norm_cfg: Mapping[str, Any] | None = dict(type='BN'),
         bias: bool = False,
     ):
         super().__init__()
@@ -63,8 +63,8 @@ class LinearAttn(nn.Module):
             )
         self.num_heads = num_heads
         options: dict[str, Any] = dict(norm_cfg=norm_cfg, bias=bias)
-        self.qk = ConvNorm(channels, qk_channels, groups=qk_groups, **options)
-        self.pe = ConvNorm(channels, channels, 3, groups=channels, **options)
+        self.qk = conv_layer(channels, qk_channels, groups=qk_groups, **options)
+        self.pe = conv_layer(channels, channels, 3, groups=channels, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of ``x`` by their likeness."""
@@ -78,7 +78,7 @@ class RecAttn(nn.Module):
     Args:
         channels: channels of the map.
         num_heads: heads of the attention.
-        norm_cfg: norm layer of the convolutions.
+        norm_cfg: norm layer of the convolutions, None for no norms.
         bias: whether the convolutions have one.
 
     Shape: ``[N, channels, H, W]`` in and out, for any ``H`` and ``W``.
@@ -90,16 +90,16 @@ class RecAttn(nn.Module):
         channels: int,
         num_heads: int = 1,
         *,
-        norm_cfg: Mapping[str, Any] = dict(type='BN'),
+        norm_cfg: Mapping[str, Any] | None = dict(type='BN'),
         bias: bool = False,
     ):
         super().__init__()
         options: dict[str, Any] = dict(norm_cfg=norm_cfg, bias=bias)
         self.down = nn.Sequential(
-            ConvNorm(channels, channels, 5, 2, groups=channels, **options),
+            conv_layer(channels, channels, 5, 2, groups=channels, **options),
             LinearAttn(channels, num_heads, **options),
         )
-        self.conv = ConvNorm(channels, channels, 5, groups=channels, **options)
+        self.conv = conv_layer(channels, channels, 5, groups=channels, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the pixels of ``x``."""

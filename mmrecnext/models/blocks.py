@@ -40,6 +40,37 @@ def dilate(module: nn.Module, dilation: int) -> None:
                 conv.padding = tuple(dilation * reach for reach in conv.padding)
 
 
+def padded_conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    *,
+    bias: bool,
+) -> nn.Conv2d:
+    """Return a convolution, padded to keep ``ceil(size / stride)``."""
+    conv = DepthwiseConv2d if groups == in_channels else nn.Conv2d
+    return conv(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        kernel_size // 2,
+        groups=groups,
+        bias=bias,
+    )
+
+
+def conv_layer(
+    *sizes: int, norm_cfg: Mapping[str, Any] | None, **options: Any
+) -> nn.Module:
+    """Return a padded convolution, with a norm if ``norm_cfg`` is not None."""
+    if norm_cfg is None:
+        return padded_conv(*sizes, **options)
+    return ConvNorm(*sizes, norm_cfg=norm_cfg, **options)
+
+
 class ConvNorm(Normed):
     """Convolution (padded to keep ``ceil(size / stride)``), then a norm."""
 
@@ -58,15 +89,8 @@ class ConvNorm(Normed):
         bias: bool,
     ):
         super().__init__()
-        conv = DepthwiseConv2d if groups == in_channels else nn.Conv2d
-        self.conv = conv(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            kernel_size // 2,
-            groups=groups,
-            bias=bias,
+        self.conv = padded_conv(
+            in_channels, out_channels, kernel_size, stride, groups, bias=bias
         )
         self.norm = build_norm(norm_cfg, out_channels)
 

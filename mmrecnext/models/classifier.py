@@ -1,21 +1,26 @@
-"""The RecNeXt classifiers, as timm expects them."""
+"""The classifiers, as timm expects them."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmrecnext.archs import MOST_BLOCKS
 from mmrecnext.compat import timm_feature_indices
 from mmrecnext.errors import OptionError, check_flag, check_option, is_integer
+from mmrecnext.models.backbone import Backbone
 from mmrecnext.models.fusion import affine
+from mmrecnext.models.mlla import MLLA, Linear, PixelNorm
 from mmrecnext.models.recnext import RecNeXt
 
 POOLINGS = ('avg', '')
 
 FIRST_CONV = 'stem.stem.0.conv'
+MLLA_FIRST_CONV = 'patch_embed.conv1.conv'
 CLASSIFIERS = ('head.head.linear', 'head.head_dist.linear')
 """Layers that timm adapts to other images and other classes."""
 
@@ -79,56 +84,43 @@ class Head(nn.Module):
     fuse = fused
 
 
-class RecNeXtClassifier(RecNeXt):
-    """RecNeXt with pooling and a head, in timm's ways.
+class Classifier(Backbone):
+    """What makes a backbone a classifier, in timm's ways.
+
+    A subclass, of a backbone too, calls :meth:`reset_classifier` last of all.
 
     Args:
-        arch: as of :class:`~mmrecnext.models.RecNeXt`.
-        num_classes: classes; 0 for no head.
+        arch: as of the backbone.
         in_chans: channels of the input image.
-        global_pool: ``avg``, or an empty string for none, which goes without a head.
         drop_rate: dropout before the head, a probability.
-        drop_path_rate: stochastic depth, see :class:`~mmrecnext.models.RecNeXt`.
-        distillation: in training, return the logits of both heads, in this order: that
-            of the labels, that of the teacher. Otherwise, as in inference, their mean:
-            both heads stand in every published file, and both are trained.
-        options: further options of :class:`~mmrecnext.models.RecNeXt`.
-
-    Source: RecNeXt (https://github.com/suous/RecNeXt).
+        options: further options of the backbone.
     """
 
     global_pool: str
-    distillation: bool
     head: nn.Module
 
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = 'm3',
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        global_pool: str = 'avg',
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        distillation: bool = False,
-        **options: Any,
-    ):
-        super().__init__(
-            arch, in_channels=in_chans, drop_path_rate=drop_path_rate, **options
-        )
+    def __init__(self, arch: Any, in_chans: int, drop_rate: float, **options: Any):
+        super().__init__(arch, in_channels=in_chans, **options)
         self.in_chans = in_chans
         self.feature_info = [
-            # A stage without layers is no operation that could be named.
-            dict(
-                num_chs=channels,
-                reduction=stride,
-                module=f'stages.{i}' if i or self.arch.depths[0] else 'stem',
-            )
+            dict(num_chs=channels, reduction=stride, module=self.name_of_map(i))
             for i, channels, stride in zip(
                 self.out_indices, self.out_channels, self.out_strides, strict=True
             )
         ]
         self.head_drop = nn.Dropout(drop_rate)
-        self.reset_classifier(num_classes, global_pool, distillation)
+
+    @abstractmethod
+    def name_of_map(self, stage: int) -> str:
+        """Return the name of the module that returns the map of a stage."""
+
+    @abstractmethod
+    def build_head(self, num_classes: int) -> nn.Module:
+        """Build what turns pooled features into logits."""
+
+    @abstractmethod
+    def cut(self, count: int) -> None:
+        """Drop the stages after the first ``count``."""
 
     @property
     def num_features(self) -> int:
@@ -145,17 +137,13 @@ class RecNeXtClassifier(RecNeXt):
         return self.head
 
     def reset_classifier(
-        self,
-        num_classes: int,
-        global_pool: str | None = None,
-        distillation: bool | None = None,
+        self, num_classes: int, global_pool: str | None = None
     ) -> None:
         """Put a new head in place of the old one.
 
         Args:
             num_classes: classes; 0 for no head.
             global_pool: how to pool; as before if left out.
-            distillation: see the class; as before if left out.
 
         Raises:
             OptionError: for an impossible number, an unknown pooling, or a head
@@ -173,19 +161,20 @@ class RecNeXtClassifier(RecNeXt):
             is_integer(num_classes, 0),
             'a number of classes, 0 for no head',
         )
-        if distillation is not None:
-            check_flag('distillation', distillation)
-            self.distillation = distillation
         self.global_pool = pool
         self.num_classes = num_classes
         self.head = nn.Identity()
         if num_classes:
-            self.head = Head(self.num_features, num_classes, self.distillation)
+            self.head = self.build_head(num_classes)
         self.head.train(self.training)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map of images ``[N, in_chans, H, W]``."""
         return super().forward(x)[-1]
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Turn the last map into features ``[N, C]``."""
+        return x.mean((2, 3))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool and classify the last map.
@@ -195,10 +184,11 @@ class RecNeXtClassifier(RecNeXt):
             pre_logits: return what the head would be given.
 
         Returns:
-            ``[N, num_classes]``; in training with distillation two of them.
+            ``[N, num_classes]``; of a RecNeXt in training with distillation two of
+            them.
         """
         if self.global_pool:
-            x = x.mean((2, 3))
+            x = self.pool(x)
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
@@ -221,7 +211,7 @@ class RecNeXtClassifier(RecNeXt):
         Args:
             x: images ``[N, in_chans, H, W]``.
             indices: which stages; a number for that many of the last.
-            norm: nothing to this model, which has no norm after its stages.
+            norm: nothing to these models, whose maps are those of the stages.
             stop_early: nothing either; :meth:`prune_intermediate_layers` saves more.
             output_fmt: ``NCHW``.
             intermediates_only: leave out the last map, which otherwise comes first.
@@ -246,25 +236,97 @@ class RecNeXtClassifier(RecNeXt):
 
         Args:
             indices: stages to keep; a number for that many of the last.
-            prune_norm: nothing to this model.
+            prune_norm: drop the norm before the head, where there is one.
             prune_head: drop the head even where the last stage stays.
 
         Returns:
             The stages kept, none of them negative.
         """
-        taken, last = timm_feature_indices(len(self.stages), indices)
-        shorter = last + 1 < len(self.stages)
-        self.stages = self.stages[: last + 1]
+        count = len(self.parts()) - 1
+        taken, last = timm_feature_indices(count, indices)
+        self.cut(last + 1)
         self.out_indices = self.out_indices[: last + 1]
         self.out_channels = self.out_channels[: last + 1]
         self.out_strides = self.out_strides[: last + 1]
-        if prune_head or shorter:
+        if prune_head or last + 1 < count:
             self.reset_classifier(0, '')
         return taken
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: recompute each block in the backward pass."""
         self.with_cp = enable
+
+
+class RecNeXtClassifier(Classifier, RecNeXt):
+    """RecNeXt with pooling and a head, in timm's ways.
+
+    Args:
+        arch: as of :class:`~mmrecnext.models.RecNeXt`.
+        num_classes: classes; 0 for no head.
+        in_chans: channels of the input image.
+        global_pool: ``avg``, or an empty string for none, which goes without a head.
+        drop_rate: dropout before the head, a probability.
+        drop_path_rate: stochastic depth, see :class:`~mmrecnext.models.RecNeXt`.
+        distillation: in training, return the logits of both heads, in this order: that
+            of the labels, that of the teacher. Otherwise, as in inference, their mean:
+            both heads stand in every published file, and both are trained.
+        options: further options of :class:`~mmrecnext.models.RecNeXt`.
+
+    Source: RecNeXt (https://github.com/suous/RecNeXt).
+    """
+
+    distillation: bool
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'm3',
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        distillation: bool = False,
+        **options: Any,
+    ):
+        super().__init__(
+            arch, in_chans, drop_rate, drop_path_rate=drop_path_rate, **options
+        )
+        self.reset_classifier(num_classes, global_pool, distillation)
+
+    def name_of_map(self, stage: int) -> str:
+        """Return the name of the module that returns the map of a stage."""
+        # A stage without layers is no operation that could be named.
+        return f'stages.{stage}' if stage or self.arch.depths[0] else 'stem'
+
+    def reset_classifier(
+        self,
+        num_classes: int,
+        global_pool: str | None = None,
+        distillation: bool | None = None,
+    ) -> None:
+        """Put a new head in place of the old one.
+
+        Args:
+            num_classes: classes; 0 for no head.
+            global_pool: how to pool; as before if left out.
+            distillation: see the class; as before if left out.
+
+        Raises:
+            OptionError: for an impossible number, an unknown pooling, or a head
+                without any.
+        """
+        if distillation is not None:
+            check_flag('distillation', distillation)
+            self.distillation = distillation
+        super().reset_classifier(num_classes, global_pool)
+
+    def build_head(self, num_classes: int) -> nn.Module:
+        """Build what turns pooled features into logits."""
+        return Head(self.num_features, num_classes, self.distillation)
+
+    def cut(self, count: int) -> None:
+        """Drop the stages after the first ``count``."""
+        self.stages = self.stages[:count]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Tell timm's layer-wise settings which parameters belong together."""
@@ -273,3 +335,72 @@ class RecNeXtClassifier(RecNeXt):
             (r'^stages\.(\d+)\.blocks\.(\d+)', None),
         ]
         return dict(stem=r'^stem', blocks=r'^stages\.(\d+)' if coarse else block)
+
+
+class MLLAClassifier(Classifier, MLLA):
+    """MLLA with pooling, a norm and a head, in timm's ways.
+
+    Args:
+        arch: as of :class:`~mmrecnext.models.MLLA`.
+        num_classes: classes; 0 for no head.
+        in_chans: channels of the input image.
+        global_pool: ``avg``, or an empty string for none, which goes without a head.
+        drop_rate: dropout before the head, a probability.
+        drop_path_rate: stochastic depth, see :class:`~mmrecnext.models.MLLA`.
+        options: further options of :class:`~mmrecnext.models.MLLA`. Maps have no norms
+            of their own.
+
+    Source: MLLA (https://github.com/LeapLabTHU/MLLA), RecNeXt
+    (https://github.com/suous/RecNeXt).
+    """
+
+    map_norm = nn.Identity
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = 'nano_recattn',
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        **options: Any,
+    ):
+        super().__init__(
+            arch, in_chans, drop_rate, drop_path_rate=drop_path_rate, **options
+        )
+        is_baseline = self.arch.mixer == 'baseline'  # which norms before it pools
+        self.norm: nn.Module = (PixelNorm if is_baseline else nn.LayerNorm)(
+            self.num_features
+        )
+        self.reset_classifier(num_classes, global_pool)
+
+    def name_of_map(self, stage: int) -> str:
+        """Return the name of the module that returns the map of a stage."""
+        return f'layers.{stage}.blocks.{self.arch.depths[stage] - 1}'
+
+    def build_head(self, num_classes: int) -> nn.Module:
+        """Build what turns pooled features into logits."""
+        return Linear(self.num_features, num_classes)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Turn the last map into features ``[N, C]``, which are normalised."""
+        if isinstance(self.norm, PixelNorm):
+            return super().pool(self.norm(x))
+        features: Tensor = self.norm(super().pool(x))
+        return features
+
+    def cut(self, count: int) -> None:
+        """Drop the stages after the first ``count``, and the norm."""
+        self.layers = self.layers[:count]
+        self.layers[-1].downsample = nn.Identity()
+        self.norm = nn.Identity()
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Tell timm's layer-wise settings which parameters belong together."""
+        block = [
+            (r'^layers\.(\d+)\.blocks\.(\d+)', None),
+            (r'^layers\.(\d+)\.downsample', (MOST_BLOCKS,)),
+        ]
+        stem = r'^patch_embed'
+        return dict(stem=stem, blocks=r'^layers\.(\d+)' if coarse else block)

@@ -11,10 +11,13 @@ from torch import Tensor
 from mmrecnext.ops.constants import EPSILON, HEAD_CHANNELS
 from mmrecnext.ops.fast_paths import is_eager_training
 from mmrecnext.ops.kernels import equal_or_above, triton_is_usable
+from mmrecnext.ops.rope import rotate
 from mmrecnext.ops.tracing import is_traced
 
 
-def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
+def attend(
+    qk: Tensor, v: Tensor, num_heads: int, added: Tensor, rotated: bool = False
+) -> Tensor:
     """Return ``q^T k v^T / (q^T k 1)`` of the pixels in each head, plus ``added``.
 
     The products associate either way, and take the order of fewer operations; in a
@@ -27,7 +30,11 @@ def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
         v: values, ``[N, C, H, W]``.
         num_heads: heads that ``D`` and ``C`` are divided into.
         added: ``[N, C, H, W]``, whose memory format and dtype the result has.
+        rotated: whether queries and keys are turned by where they stand, by
+            :func:`~mmrecnext.ops.rope.rotate`, but for the denominator.
     """
+    if rotated or is_traced():
+        return attend_in_graph(qk, v, num_heads, added, rotated)
     d = equal_or_above(qk.shape[1] // (2 * num_heads), HEAD_CHANNELS)
     c = equal_or_above(v.shape[1] // num_heads, HEAD_CHANNELS)
     if (
@@ -37,8 +44,6 @@ def attend(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
         and triton_is_usable([qk, v, added], try_attend, d, c)
     ):
         return torch.ops.mmrecnext.attend(qk, v, num_heads, added)
-    if is_traced():
-        return attend_in_graph(qk, v, num_heads, added)
     return attend_plain(qk, v, num_heads, added)
 
 
@@ -66,7 +71,9 @@ def attend_plain(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor
     return rows.permute(0, 3, 1, 2).to(added.dtype)
 
 
-def attend_in_graph(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Tensor:
+def attend_in_graph(
+    qk: Tensor, v: Tensor, num_heads: int, added: Tensor, rotated: bool = False
+) -> Tensor:
     """Return what :func:`attend` does, by operators that every format of a graph has.
 
     It asks nothing about the size of maps, and leaves them as other engines hold them,
@@ -75,10 +82,14 @@ def attend_in_graph(qk: Tensor, v: Tensor, num_heads: int, added: Tensor) -> Ten
     n, channels, height, width = v.shape
     dtype = torch.promote_types(v.dtype, torch.float32)
     with _without_autocast(v):
-        q, k = by_channel(positive(qk.to(dtype)), 2, num_heads).unbind(1)
+        both = positive(qk.to(dtype))
+        q, k = by_channel(both, 2, num_heads).unbind(1)
+        weight = (q * k.mean(-1, keepdim=True)).sum(-2, keepdim=True)
+        if rotated:
+            turned = rotate(both.reshape(2 * n, -1, height, width)).reshape(both.shape)
+            q, k = by_channel(turned, 2, num_heads).unbind(1)
         values = by_channel(v.to(dtype), num_heads)
         state = values @ k.transpose(-2, -1) / (height * width)
-        weight = (q * k.mean(-1, keepdim=True)).sum(-2, keepdim=True)
         mixed = state @ q / (weight + EPSILON)
         result = added.to(dtype) + mixed.reshape(n, channels, height, width)
     return result.to(added.dtype)

@@ -20,7 +20,7 @@ from mmrecnext.archs import NUM_STAGES
 from mmrecnext.engine.build import build_network
 from mmrecnext.engine.configs import type_of
 from mmrecnext.errors import ConfigError
-from mmrecnext.models import RecNeXt
+from mmrecnext.models import Backbone
 
 SIDE, SMALL_SIDE = 512, 256
 """Height and width, in pixels, of the image that is sent through: without numbers in
@@ -228,7 +228,7 @@ def send(
         )
     for layer in layers:
         module = build_network(untrained(layer, scope), scope, weights=device == 'cpu')
-        if isinstance(module, RecNeXt):  # which tells
+        if isinstance(module, Backbone):  # which tells
             return tuple(map(Map, module.out_channels, module.out_strides))
         module.to(device)
         module.eval()  # which not all return themselves from
