@@ -18,7 +18,7 @@ WIDTH = 88
 
 PUBLIC = {
     'mmrecnext': None,
-    'mmrecnext.archs': ('Arch', 'get_arch'),
+    'mmrecnext.archs': ('Arch', 'MLLAArch', 'get_arch', 'get_mlla_arch'),
     'mmrecnext.pretrained': ('Pretrained', 'get_pretrained'),
     'mmrecnext.models': None,
     'mmrecnext.models.fusion': ('switch_to_deploy',),

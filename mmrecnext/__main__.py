@@ -74,12 +74,12 @@ def device() -> str:
 def contents() -> dict[str, str]:
     """Return what mmrecnext has, if what it stands on is there."""
     try:
-        from mmrecnext.archs import ARCHS
+        from mmrecnext.archs import ARCHS, MLLA_ARCHS
         from mmrecnext.engine.configs import shipped
     except ImportError:
         return {}
     places = {kind: str(shipped(kind)) for kind in ('configs', 'tools')}
-    return {'archs': listed(ARCHS), **places}
+    return {'archs': listed(ARCHS), 'of MLLA': listed(MLLA_ARCHS), **places}
 
 
 def operators() -> dict[str, list[str]]:

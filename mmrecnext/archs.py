@@ -368,10 +368,24 @@ def get_mlla_arch(arch: str | Mapping[str, Any]) -> MLLAArch:
     return changed(base, settings, ('base',))
 
 
+def is_mlla(arch: Any) -> bool:
+    """Tell whether a name, or the ``base`` of settings, is that of an MLLA."""
+    name = arch.get('base') if isinstance(arch, Mapping) else arch
+    return isinstance(name, str) and name in MLLA_ARCHS
+
+
+def timm_name(arch: str) -> str:
+    """Return the name by which timm knows the model of an arch."""
+    return f'{"mlla" if arch in MLLA_ARCHS else "recnext"}_{arch}'
+
+
 def published(name: str, table: Mapping[str, A], prefix: str) -> A:
     """Look up an arch in a table; timm's name of the model has a ``prefix``."""
     if name not in table:
         hint = did_you_mean(name.lower().removeprefix(prefix), table)
+        for family, others in (('RecNeXt', ARCHS), ('MLLA', MLLA_ARCHS)):
+            if name in others:
+                hint = f"it is one of type='mmrecnext.{family}'."
         hint = f'{hint} The' if hint else 'the'
         raise OptionError(f'unknown arch {name!r}; {hint} archs are {", ".join(table)}')
     return table[name]

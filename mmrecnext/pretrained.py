@@ -1,4 +1,4 @@
-"""The published weights and figures of the 18 models, as data.
+"""The published weights and figures of all models, as data.
 
 Source: RecNeXt (https://github.com/suous/RecNeXt), its tables and releases.
 """
@@ -166,6 +166,44 @@ class Pretrained:
         release = 'v1.0' if self.arch.startswith('m') else 'v2.0'
         return f'{RELEASES}/{release}/recnext_{self.arch}_{TAGS[self.tag]}'
 
+
+MLLA_INPUT_SIDE = 256
+"""Of the images, in pixels, that all figures of MLLA are of."""
+
+MLLA_SHORT_SIDE = 292
+"""Of a picture, in pixels, once it is resized and before its centre is cut out."""
+
+MLLA_DROP_PATH_RATES = {'nano': 0.0, 'mini': 0.2}
+"""Stochastic depth that MLLA was trained with, by size."""
+
+
+@dataclass(frozen=True)
+class MLLAFigures:
+    """What is published of one MLLA, of which there are no weights.
+
+    Args:
+        top1: ImageNet top-1, in percent: of the best epoch in the log.
+        params: parameters, in millions; where published.
+        macs: multiply-adds at 256 x 256, in billions; likewise.
+    """
+
+    top1: float
+    params: float | None = None
+    macs: float | None = None
+
+
+MLLA_FIGURES = {
+    'nano_baseline': MLLAFigures(76.262, 3.6, 0.9),
+    'nano_recconv_transposed': MLLAFigures(77.090, 4.1, 0.9),
+    'nano_recconv_nearest': MLLAFigures(77.140, 4.0, 0.9),
+    'nano_recattn_rope': MLLAFigures(76.534),
+    'nano_recattn': MLLAFigures(77.276, 4.0, 0.9),
+    'mini_baseline': MLLAFigures(82.266, 13.9, 3.1),
+    'mini_recconv_transposed': MLLAFigures(82.064, 14.5, 2.9),
+    'mini_recconv_nearest': MLLAFigures(81.942, 14.3, 2.9),
+    'mini_recattn_rope': MLLAFigures(82.078),
+    'mini_recattn': MLLAFigures(82.156, 14.4, 2.8),
+}
 
 PRETRAINED = {
     weights.name: weights

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print parameters and multiply-adds (MACs) of RecNeXt classifiers.
+"""Print parameters and multiply-adds (MACs) of classifiers.
 
 All are those of the inference form, every batch norm merged, beside the published ones.
 MACs are those of convolutions, matrix products and bilinear interpolation (four per
@@ -18,11 +18,12 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from mmrecnext import ARCHS
+from mmrecnext import ARCHS, MLLA_ARCHS
+from mmrecnext.archs import timm_name
 from mmrecnext.benchmark.operations import arch_of, classifier_cost
 from mmrecnext.cli import run
 from mmrecnext.errors import OptionError
-from mmrecnext.pretrained import FIGURES
+from mmrecnext.pretrained import FIGURES, INPUT_SIDE, MLLA_FIGURES, MLLA_INPUT_SIDE
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,15 +32,19 @@ def parse_args() -> argparse.Namespace:
         description=__doc__.split('\n')[0], allow_abbrev=False
     )
     parser.add_argument(
-        'models', nargs='*', metavar='MODEL', help='such as recnext_m3 [all]'
+        'models',
+        nargs='*',
+        metavar='MODEL',
+        help='such as recnext_m3 or mlla_nano_recattn [all]',
     )
     parser.add_argument(
         '--shape',
         type=int,
         nargs='+',
-        default=[224],
+        default=[],
         metavar='SIDE',
-        help='height and width of the image, or both at once [224]',
+        help='height and width of the image, or both at once [of a RecNeXt '
+        f'{INPUT_SIDE}, of an MLLA {MLLA_INPUT_SIDE}]',
     )
     return parser.parse_args()
 
@@ -48,10 +53,16 @@ def main():
     """Print a table."""
     args = parse_args()
     shape = args.shape * 2 if len(args.shape) == 1 else args.shape
-    if len(shape) != 2 or min(shape) < 1:
+    if shape and (len(shape) != 2 or min(shape) < 1):
         raise OptionError(f'--shape takes one or two sides in pixels, got {args.shape}')
 
-    table = Table(title=f'at {shape[0]} x {shape[1]}; published at 224 x 224')
+    sides = (
+        f'{INPUT_SIDE} x {INPUT_SIDE}, MLLA at {MLLA_INPUT_SIDE} x {MLLA_INPUT_SIDE}'
+    )
+    counted = f'at {shape[0]} x {shape[1]}; ' if shape else ''
+    table = Table(
+        title=f'{counted}published at {sides}', show_edge=False, pad_edge=False
+    )
     table.add_column('model', no_wrap=True)
     # In two lines, for the longest name of a model to fit into 80 columns with them.
     for column in (
@@ -62,16 +73,18 @@ def main():
         'published',
     ):
         table.add_column(column, justify='right')
-    for arch in [arch_of(name) for name in args.models] or ARCHS:
-        cost = classifier_cost(arch, *shape)
-        published = FIGURES.get(arch)
+    archs = [arch_of(name) for name in args.models] or [*ARCHS, *MLLA_ARCHS]
+    for arch in archs:
+        side = MLLA_INPUT_SIDE if arch in MLLA_ARCHS else INPUT_SIDE
+        cost = classifier_cost(arch, *(shape or (side, side)))
+        published = FIGURES.get(arch) or MLLA_FIGURES.get(arch)
         table.add_row(
-            f'recnext_{arch}',
+            timm_name(arch),
             f'{cost.params / 1e6:.2f}',
-            f'{published.params}' if published else '',
+            f'{published.params}' if published and published.params else '',
             f'{cost.train_params / 1e6:.2f}',
             f'{cost.macs / 1e9:.3f}',
-            f'{published.macs}' if published else '',
+            f'{published.macs}' if published and published.macs else '',
         )
     Console(highlight=False).print(table)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Put a RecNeXt in the place of the backbone of any detector or segmentor."""
+"""Put a RecNeXt or MLLA in the place of the backbone of any detector or segmentor."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any
 from mmengine.config import Config
 from rich.console import Console
 
+from mmrecnext.archs import timm_name
 from mmrecnext.cli import (
     add_runner_arguments,
     file_to_write,
@@ -47,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'config', help='config of MMDetection or MMSegmentation: a file, or mmdet::FILE'
     )
-    parser.add_argument('--arch', default='m3', help='the RecNeXt [m3]')
+    parser.add_argument('--arch', default='m3', help='the RecNeXt, or the MLLA [m3]')
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument(
         '--pretrained',
@@ -93,7 +94,7 @@ def main():
     old = read_config(args.config)
     new = swap_backbone(old, args.arch, args.pretrained, args.strides)
     show(old, new)
-    name = f'{Path(args.config.rpartition("::")[2]).stem}_recnext_{args.arch}.py'
+    name = f'{Path(args.config.rpartition("::")[2]).stem}_{timm_name(args.arch)}.py'
     if args.out:
         reason = write_config(new, args.out, args.config)
         print(f'Written to {args.out}' + (f', entirely: {reason}' if reason else ''))

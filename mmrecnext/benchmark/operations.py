@@ -10,12 +10,12 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmrecnext.archs import ARCHS
+from mmrecnext.archs import ARCHS, MLLA_ARCHS, timm_name
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.flops import FLOPS_PER_MAC, count_flops
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.errors import OptionError
-from mmrecnext.models import RecNeXtClassifier
+from mmrecnext.models import MLLAClassifier, RecNeXtClassifier
 from mmrecnext.models.fusion import switch_to_deploy
 from mmrecnext.pretrained import get_pretrained
 
@@ -59,12 +59,13 @@ def classifier_cost(arch: str, height: int = 224, width: int = 224) -> Cost:
     """Count what a classifier takes.
 
     Args:
-        arch: a name in ``ARCHS``.
+        arch: a name in ``ARCHS`` or ``MLLA_ARCHS``.
         height: of the image, in pixels.
         width: likewise.
     """
     with torch.device('meta'):
-        model = RecNeXtClassifier(arch).eval()
+        kind = MLLAClassifier if arch in MLLA_ARCHS else RecNeXtClassifier
+        model = kind(arch).eval()
         image = torch.empty(1, 3, height, width)
     return cost_of(model, lambda model: model(image))
 
@@ -75,12 +76,13 @@ def arch_of(name: str) -> str:
     Raises:
         OptionError: for an unknown model.
     """
-    if (arch := name.removeprefix('recnext_')) in ARCHS:
+    arch = name.removeprefix('recnext_').removeprefix('mlla_')
+    if arch in ARCHS or arch in MLLA_ARCHS:
         return arch
     try:
         return get_pretrained(name).arch
     except OptionError as error:
-        known = ', '.join(f'recnext_{arch}' for arch in ARCHS)
+        known = ', '.join(map(timm_name, (*ARCHS, *MLLA_ARCHS)))
         raise OptionError(f'unknown model {name!r}; the models are {known}') from error
 
 

@@ -40,13 +40,16 @@ from mmrecnext.models.classifier import (
     MLLAClassifier,
     RecNeXtClassifier,
 )
-from mmrecnext.models.mlla import IMAGE_SIDE, TURNS
+from mmrecnext.models.mlla import TURNS
 from mmrecnext.pretrained import (
     DROP_PATH_RATES,
     FIGURES,
     INPUT_SIDE,
     INTERPOLATION,
     MEAN,
+    MLLA_DROP_PATH_RATES,
+    MLLA_INPUT_SIDE,
+    MLLA_SHORT_SIDE,
     PRETRAINED,
     SHORT_SIDE,
     STD,
@@ -57,12 +60,6 @@ from mmrecnext.pretrained import (
 
 SOURCES = ('file', 'url', 'hf_hub_id', 'state_dict')
 """Fields of timm's ``pretrained_cfg`` that tell where weights come from."""
-
-MLLA_SHORT_SIDE = 292
-"""Of a picture, in pixels, before its centre is cut out, for an MLLA."""
-
-MINI_DROP_PATH_RATE = 0.2
-"""Stochastic depth that MLLA mini was trained with."""
 
 SUFFIXES = ('.safetensors', '.pth', '.pth.tar', '.bin')
 
@@ -85,12 +82,12 @@ def _cfg(arch: str, weights: Pretrained | None = None) -> dict:
 
 
 def _mlla_cfg(arch: str) -> dict:
-    side = IMAGE_SIDE // MLLA_ARCHS[arch].strides[-1]
+    side = MLLA_INPUT_SIDE // MLLA_ARCHS[arch].strides[-1]
     return dict(
         num_classes=1000,
-        input_size=(3, IMAGE_SIDE, IMAGE_SIDE),
+        input_size=(3, MLLA_INPUT_SIDE, MLLA_INPUT_SIDE),
         pool_size=(side, side),
-        crop_pct=IMAGE_SIDE / MLLA_SHORT_SIDE,
+        crop_pct=MLLA_INPUT_SIDE / MLLA_SHORT_SIDE,
         interpolation=INTERPOLATION,
         mean=MEAN,
         std=STD,
@@ -181,7 +178,7 @@ def with_file(cfg: PretrainedCfg) -> PretrainedCfg:
     if not path.is_file():
         raise CheckpointError(f'there is no checkpoint {path}')
     weights = chosen_weights(read_file(path, 'cpu'))
-    names = cfg.classifier
+    names: Any = cfg.classifier
     head = weights.get(f'{names if isinstance(names, str) else names[0]}.weight')
     stem = weights.get(f'{cfg.first_conv}.weight')
     found: dict[str, Any] = {}
@@ -354,8 +351,9 @@ def build_mlla(
         )
     if pretrained:
         cfg = with_file(cfg)
-    if not options.get('features_only') and arch.startswith('mini'):
-        options.setdefault('drop_path_rate', MINI_DROP_PATH_RATE)
+    if not options.get('features_only'):
+        size, _, _ = arch.partition('_')
+        options.setdefault('drop_path_rate', MLLA_DROP_PATH_RATES[size])
     return build(MLLAClassifier, name, pretrained, cfg, arch=arch, **options)
 
 

@@ -23,12 +23,10 @@ from mmrecnext.models.blocks import ConvNorm, build_drop_path, padded_conv
 from mmrecnext.models.recconv import RecConv
 from mmrecnext.ops.attention import attend
 from mmrecnext.ops.rope import angles
+from mmrecnext.pretrained import MLLA_INPUT_SIDE
 from mmrecnext.registry import MODELS
 
 torch.fx.wrap('attend')
-
-IMAGE_SIDE = 256
-"""Of the images that the models are for, in pixels; others will do."""
 
 
 TURNS = '.rope.rotations'
@@ -138,7 +136,7 @@ class RotaryAttn(nn.Module):
         channels: channels of the map, which are the values.
         num_heads: heads that the channels are divided into.
         qk: makes ``2 * channels`` of them, queries and then keys.
-        side: of the map of an image of ``IMAGE_SIDE``, in pixels.
+        side: of the map of an image of ``MLLA_INPUT_SIDE``, in pixels.
     """
 
     def __init__(self, channels: int, num_heads: int, qk: nn.Module, side: int):
@@ -227,7 +225,7 @@ class AttentionBlock(Block):
             channels,
             arch.num_heads[stage],
             PixelLinear(channels, 2 * channels),
-            IMAGE_SIDE // arch.strides[stage],
+            MLLA_INPUT_SIDE // arch.strides[stage],
         )
         self.out_proj = PixelLinear(channels, channels)
 
@@ -265,7 +263,7 @@ class RecBlock(Block):
         heads = arch.num_heads[stage]
         operator = RecAttn(width, heads, norm_cfg=None, bias=True)
         if arch.mixer == 'recattn_rope':
-            side = IMAGE_SIDE // arch.strides[stage] // 2 ** (self.halvings + 1)
+            side = MLLA_INPUT_SIDE // arch.strides[stage] // 2 ** (self.halvings + 1)
             qk = nn.Conv2d(width, 2 * width, 1, groups=2)
             operator.down[1] = RotaryAttn(width, heads, qk, side)
         return operator

@@ -13,7 +13,14 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import is_seq_of
 
-from mmrecnext.archs import NUM_STAGES, Arch, get_arch
+from mmrecnext.archs import (
+    NUM_STAGES,
+    Arch,
+    MLLAArch,
+    get_arch,
+    get_mlla_arch,
+    is_mlla,
+)
 from mmrecnext.checkpoint.sources import check_source, existing_file
 from mmrecnext.engine.build import SYNCED_NORMS
 from mmrecnext.engine.configs import (
@@ -43,7 +50,7 @@ def swap_backbone(
     pretrained: bool | str | None = True,
     strides: Sequence[int] | None = None,
 ) -> Config:
-    """Put a RecNeXt in the place of the backbone of a detector or segmentor.
+    """Put a RecNeXt, or an MLLA, in the place of a detector's or segmentor's backbone.
 
     What depends on the backbone is rewritten too: channels of necks and heads, strides,
     normalisation of the images, weights to start from, and optimizer settings that name
@@ -56,7 +63,8 @@ def swap_backbone(
     Args:
         cfg: a config of MMDetection or MMSegmentation: loaded, or a path, or a name
             such as ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
-        arch: the RecNeXt, as its option of that name.
+        arch: the RecNeXt, as its option of that name; or the MLLA, by a name or the
+            ``base`` of its settings. Of MLLA, no weights are published.
         pretrained: weights to start from: True for the default published ones of
             ``arch``, a path, URL or name for others, False or None for none.
         strides: input pixels per pixel of each map of the old backbone, where that
@@ -77,7 +85,7 @@ def swap_backbone(
         >>> cfg.model.backbone.type, cfg.model.neck.in_channels
         ('mmrecnext.RecNeXt', [40, 80, 160, 320])
     """
-    layout = get_arch(arch)
+    layout = get_mlla_arch(arch) if is_mlla(arch) else get_arch(arch)
     init_cfg = initialisation(arch, pretrained)
     if not isinstance(cfg, Config | Mapping | str | Path):
         raise ConfigError(f'cfg is a config, or the name or path of one, got {cfg!r}')
@@ -107,7 +115,7 @@ def swap_backbone(
                 'published for that; name a checkpoint, or set pretrained=False'
             )
         owner.backbone = ConfigDict(
-            type='mmrecnext.RecNeXt',
+            type=f'mmrecnext.{family_of(layout)}',
             arch=copy.deepcopy(arch),
             **plan.options(layout),
             **({'norm_cfg': dict(type='SyncBN')} if synced else {}),
@@ -120,6 +128,11 @@ def swap_backbone(
             fit_padding(cfg.model, maps, new)
     fit_training(cfg, owners, packages)
     return cfg
+
+
+def family_of(arch: Arch | MLLAArch) -> str:
+    """Return the name of the class of backbones that an arch describes."""
+    return 'MLLA' if isinstance(arch, MLLAArch) else 'RecNeXt'
 
 
 def check_config(cfg: Config) -> None:
@@ -144,7 +157,7 @@ def kept_options(old: Mapping[str, Any], scope: str) -> dict[str, Any]:
 def initialisation(
     arch: str | Mapping[str, Any], pretrained: bool | str | None
 ) -> dict[str, Any] | None:
-    """Return the ``init_cfg`` of a RecNeXt, or None for a start from scratch."""
+    """Return the ``init_cfg`` of the backbone, or None for a start from scratch."""
     if not pretrained:
         return None
     if pretrained is True:
@@ -152,6 +165,11 @@ def initialisation(
             raise OptionError(
                 'pretrained=True takes a published arch by its name; for a dict of '
                 'settings name a checkpoint that fits, or set pretrained=False'
+            )
+        if is_mlla(arch):
+            raise OptionError(
+                f'no weights are published of {arch}: name a checkpoint, or set '
+                'pretrained=False'
             )
         pretrained = get_pretrained(arch).name
     check_source(str(pretrained))
@@ -182,12 +200,12 @@ def find_owners(
 
 @dataclass(frozen=True)
 class Plan:
-    """Which stages of a RecNeXt give the maps, and how far they are dilated."""
+    """Which stages of the backbone give the maps, and how far they are dilated."""
 
     stages: tuple[int, ...]
     output_stride: int | None
 
-    def options(self, arch: Arch) -> dict[str, Any]:
+    def options(self, arch: Arch | MLLAArch) -> dict[str, Any]:
         """Return the options of the backbone that differ from its defaults."""
         options: dict[str, Any] = {}
         if self.stages != tuple(range(NUM_STAGES)):
@@ -198,7 +216,7 @@ class Plan:
 
 
 def plan_stages(
-    owner: Mapping[str, Any], maps: Sequence[Map], arch: Arch, path: str
+    owner: Mapping[str, Any], maps: Sequence[Map], arch: Arch | MLLAArch, path: str
 ) -> Plan:
     """Choose a stage for each map of the old backbone, by its depth.
 
@@ -206,7 +224,7 @@ def plan_stages(
     a feature pyramid, which adds coarser maps, those that no stage gives are left out.
 
     Raises:
-        ConfigError: where a RecNeXt cannot give such maps.
+        ConfigError: where the model cannot give such maps.
     """
     old = owner['backbone']
     strides = [m.stride for m in maps]
@@ -230,7 +248,12 @@ def plan_stages(
     if not stages or sorted(depths) != depths or stages[-1] >= NUM_STAGES:
         raise ConfigError(
             f'{path}.backbone: {type_of(old)} gives maps of strides {strides}; those '
-            f'of this RecNeXt are {list(arch.strides)}'
+            f'of this {family_of(arch)} are {list(arch.strides)}'
+        )
+    if depths != strides and isinstance(arch, MLLAArch):
+        raise ConfigError(
+            f'{path}.backbone: {type_of(old)} is dilated, to strides {strides}, which '
+            'an MLLA cannot be: take a RecNeXt'
         )
     return Plan(tuple(stages), max(strides) if depths != strides else None)
 

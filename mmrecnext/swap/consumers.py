@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import ConfigDict
 
-from mmrecnext.archs import NUM_STAGES, Arch
+from mmrecnext.archs import NUM_STAGES, Arch, MLLAArch
 from mmrecnext.engine.configs import nodes, type_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.swap.measure import (
@@ -26,7 +26,7 @@ NO_HEADS = ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg')
 
 
 def fit_consumers(
-    owner: ConfigDict, path: str, old: Sequence[Map], arch: Arch, scope: str
+    owner: ConfigDict, path: str, old: Sequence[Map], arch: Arch | MLLAArch, scope: str
 ):
     """Make what stands behind a new backbone fit it, in place.
 
@@ -111,7 +111,9 @@ def translated(value: Any, old: Sequence[Map], new: Sequence[Map]) -> Any:
     return None
 
 
-def fit_neck(owner: ConfigDict, path: str, old: Sequence[Map], arch: Arch, scope: str):
+def fit_neck(
+    owner: ConfigDict, path: str, old: Sequence[Map], arch: Arch | MLLAArch, scope: str
+):
     """Rewrite what the first neck knows of the backbone's maps."""
     is_list = isinstance(owner.neck, list | tuple)
     neck = owner.neck[0] if is_list else owner.neck
@@ -139,7 +141,7 @@ def is_pyramid(neck: Any) -> bool:
 
 
 def fit_pyramid(
-    backbone: ConfigDict, neck: ConfigDict, old: Sequence[Map], arch: Arch
+    backbone: ConfigDict, neck: ConfigDict, old: Sequence[Map], arch: Arch | MLLAArch
 ) -> bool:
     """Have an FPN keep its strides over a backbone that begins at a coarser one.
 

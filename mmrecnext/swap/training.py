@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
+from torch import nn
 
+from mmrecnext.compat import BatchNorm
 from mmrecnext.engine.configs import custom_modules, import_modules, nodes, type_of
 from mmrecnext.engine.optim import layers_of
 from mmrecnext.errors import ConfigError
-from mmrecnext.models import RecNeXt
+from mmrecnext.models import Backbone
 from mmrecnext.pretrained import MEAN, STD
+from mmrecnext.registry import MODELS
 from mmrecnext.swap.measure import IMAGE_CHANNELS
 
 MEAN_OF_255, STD_OF_255 = ([round(255 * x, 3) for x in xs] for xs in (MEAN, STD))
@@ -180,7 +183,7 @@ def fit_optimizer(optim_wrapper: ConfigDict, backbone: Mapping):
 
 
 def fit_layer_decay(options: ConfigDict, backbone: Mapping):
-    """Let the first of RecNeXt's layers learn as fast as the first of the old ones.
+    """Let the first of the new layers learn as fast as the first of the old ones.
 
     MMDetection and MMSegmentation decay ``num_layers + 1`` times down to it.
     """
@@ -193,7 +196,7 @@ def fit_layer_decay(options: ConfigDict, backbone: Mapping):
 def fit_custom_keys(keys: ConfigDict, backbone: Mapping):
     """Rewrite the keys, which are parts of the names of parameters.
 
-    Exemptions that name norms inside the old backbone become those of RecNeXt's norms.
+    Exemptions that name norms inside the old backbone become those of the new norms.
 
     Raises:
         ConfigError: for a key that names another part of the old backbone.
@@ -203,7 +206,7 @@ def fit_custom_keys(keys: ConfigDict, backbone: Mapping):
         if not key.endswith('norm') or keys[key] != keys[inside[0]]:
             raise ConfigError(
                 f'optim_wrapper.paramwise_cfg.custom_keys: {key!r} names a part of the '
-                'old backbone; name one of the RecNeXt, or take it out'
+                'old backbone; name one of the new one, or take it out'
             )
     multipliers = [keys.pop(key) for key in inside]
     for key in POSITIONS:
@@ -216,19 +219,19 @@ def fit_custom_keys(keys: ConfigDict, backbone: Mapping):
 
 
 def norm_keys(backbone: Mapping) -> list[str]:
-    """Return what names the norms of a RecNeXt and no other parameters, briefly."""
+    """Return what names the norms of the backbone and no other parameters, briefly."""
     names = [
         f'backbone.{name}'
         for name, module in build(backbone).named_modules()
-        if getattr(module, 'running_mean', None) is not None
+        if isinstance(module, BatchNorm | nn.LayerNorm)
     ]
     inner = [re.sub(r'.*\.(?=\w+_mixer\.)', '', name) for name in names]
     return list(dict.fromkeys(inner))
 
 
-def build(backbone: Mapping) -> RecNeXt:
+def build(backbone: Mapping) -> Backbone:
     """Build a backbone without memory for its weights."""
-    options = {k: v for k, v in backbone.items() if k not in ('type', 'init_cfg')}
+    options = {k: v for k, v in backbone.items() if k != 'init_cfg'}
     options['norm_cfg'] = dict(type='BN')
     with torch.device('meta'):
-        return RecNeXt(**options)
+        return MODELS.build(dict(options, _scope_='mmrecnext'))

@@ -27,7 +27,7 @@ MAKEFILE = ROOT / 'Makefile'
 FILES = {
     str(file.relative_to(FOLDER)): file
     for file in FOLDER.rglob('*.py')
-    if 'imagenet' not in file.parts  # which are of classifiers
+    if not {'imagenet', 'mlla'} & {*file.parts}  # of classifiers, of another backbone
 }
 NAME = re.compile(
     r'(?:(?P<folder>\w+)/)?(?P<model>mask_rcnn|retinanet|sem_fpn)_recnext_(?P<arch>\w+)_'

@@ -3,16 +3,15 @@
 import copy
 import hashlib
 import json
-from importlib import import_module
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmrecnext import MLLA, MLLA_ARCHS
 from mmrecnext.archs import MLLA_MIXERS
+from mmrecnext.engine.build import build_network
+from mmrecnext.engine.configs import load_config
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.models import MLLAClassifier
 from mmrecnext.models.fusion import count_norms
@@ -266,17 +265,10 @@ def test_bad_options(options, message):
 
 
 def network(name, mixer):
-    """A network of a demo config on a tiny MLLA, in training."""
-    cfg = Config.fromfile(ROOT / f'configs/{name}_recnext_m0_shapes.py')
-    backbone = dict(
-        type='mmrecnext.MLLA',
-        arch=dict(embed_dim=16, depths=(1, 1, 1, 1), mixer=mixer),
-    )
-    cfg.model.backbone = backbone
-    cfg.model.neck.in_channels = [16, 32, 64, 128]
-    models = import_module(f'{cfg.default_scope}.registry').MODELS
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        return models.build(cfg.model).train()
+    """The network of a config, with another mixer, in training."""
+    cfg = load_config(str(ROOT / f'configs/mlla/{name}_mlla_nano_recattn_shapes.py'))
+    cfg.model.backbone.arch = f'nano_{mixer}'
+    return build_network(cfg.model, cfg.default_scope).train()
 
 
 def assert_trains(model, inputs, samples):

@@ -1,0 +1,6 @@
+_base_ = '../mask_rcnn_recnext_m0_shapes.py'
+
+model = dict(
+    backbone=dict(_delete_=True, type='mmrecnext.MLLA', arch='nano_recattn'),
+    neck=dict(in_channels=[32, 64, 128, 256]),
+)
