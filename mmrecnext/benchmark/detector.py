@@ -19,7 +19,7 @@ from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import RecNeXt
-from mmrecnext.models.fusion import switch_to_deploy
+from mmrecnext.models.fusion import speed_up_convolutions, switch_to_deploy
 
 PARTS = ('backbone', 'neck', 'heads', 'post-processing')
 OBJECTS = 8
@@ -54,6 +54,8 @@ def build_detector(case: Case, checkpoint: str | None = None) -> nn.Module:
     elif case.form == 'deploy':
         switch_to_deploy(model)
         bound_memory(model)  # as the tools do
+    elif not torch.cuda.is_available():
+        speed_up_convolutions(model)  # likewise
     return model
 
 

@@ -147,7 +147,7 @@ def plain_convolutions() -> tuple[type[nn.Conv2d], ...]:
     """Return the types that convolve by the weights that they hold, as they are."""
     from mmcv.cnn.bricks import Conv2d, Conv2dAdaptivePadding  # here: see above
 
-    return nn.Conv2d, Conv2d, Conv2dAdaptivePadding
+    return nn.Conv2d, Conv2d, Conv2dAdaptivePadding, Conv3x3
 
 
 class Layers(fx.Tracer):
@@ -213,7 +213,7 @@ def speed_up_convolutions(model: nn.Module) -> None:
     """Put a :class:`Conv3x3` in the place of each convolution that it can stand for.
 
     Args:
-        model: what contains them, in inference; changed in place.
+        model: what contains them; changed in place.
     """
     made: dict[nn.Module, Conv3x3] = {}
     places = list(model.named_modules(remove_duplicate=False))  # some parts share one
@@ -221,6 +221,7 @@ def speed_up_convolutions(model: nn.Module) -> None:
         if (
             name
             and type(layer) in plain_convolutions()
+            and not isinstance(layer, Conv3x3)
             and is_3x3(layer)
             and not has_hooks(layer)
         ):

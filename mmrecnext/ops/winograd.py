@@ -1,4 +1,4 @@
-"""Convolutions of 3x3 in inference, with a fourth of the multiplications.
+"""Convolutions of 3x3, and their gradients, with a fourth of the multiplications.
 
 Source: Winograd's minimal filtering F(4x4, 3x3), after Lavin and Gray, "Fast Algorithms
 for Convolutional Neural Networks" (https://arxiv.org/abs/1509.09308). Their points are
@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrecnext.ops import fast_paths
+
+aten = torch.ops.aten
 
 KERNEL, TILE = 3, 4
 SEEN = TILE + KERNEL - 1
@@ -45,8 +47,8 @@ WASTE = 2
 class Conv3x3(nn.Conv2d):
     """A convolution of kernel size 3 that takes the fast path wherever it pays.
 
-    That is on a CPU in fp32, with no gradients, of many channels and pixels. Elsewhere
-    it is what it stands for, whose parameters it has.
+    That is on a CPU in fp32, of many channels and pixels, in training too. Elsewhere it
+    is what it stands for, whose parameters it has.
 
     Args:
         conv: one that :func:`is_3x3`.
@@ -65,12 +67,15 @@ class Conv3x3(nn.Conv2d):
         self.weight, self.bias = conv.weight, conv.bias
         self.train(conv.training)
         self._pads = above, left
-        self._kernels: tuple[object, Tensor] = (None, conv.weight)
+        self._kept: tuple[object, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[N, C, H, W]``."""
         if not self.pays(x):
             return super().forward(x)
+        if torch.is_grad_enabled():
+            found: Tensor = _Conv3x3.apply(x, self.weight, self.bias, self._pads)
+            return found
         return conv3x3(x, self.kernels(), self.bias, self._pads)
 
     def pays(self, x: Tensor) -> bool:
@@ -82,7 +87,6 @@ class Conv3x3(nn.Conv2d):
             and x.dtype == weight.dtype == torch.float32
             and x.device.type == weight.device.type == 'cpu'
             and min(weight.shape[:2]) >= FEWEST_CHANNELS
-            and not torch.is_grad_enabled()
             and not torch.is_autocast_enabled('cpu')
             and not torch.compiler.is_compiling()
         ):
@@ -97,9 +101,37 @@ class Conv3x3(nn.Conv2d):
         weight = self.weight
         version = None if weight.is_inference() else weight._version
         state = (weight.data_ptr(), version)
-        if self._kernels[0] != state:
-            self._kernels = state, transform(weight)
-        return self._kernels[1]
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, transform(weight)
+        return self._kept[1]
+
+
+class _Conv3x3(torch.autograd.Function):
+    """A convolution whose gradients are as quick, each a sum over the same tiles."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, padding):
+        ctx.save_for_backward(x, weight)
+        ctx.padding, ctx.has_bias = padding, bias is not None
+        return conv3x3(x, transform(weight), bias, padding)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias]
+        padding = ctx.padding
+        if torch.is_grad_enabled() or max(padding) >= KERNEL:
+            # Of gradients, gradients are wanted; or what is padded sees itself alone.
+            sizes = [len(weight)], [1, 1], padding, [1, 1], False, [0, 0], 1, mask
+            return *aten.convolution_backward(grad, x, weight, *sizes), None
+        inward = (KERNEL - 1 - padding[0], KERNEL - 1 - padding[1])
+        backwards = weight.flip(2, 3).transpose(0, 1)
+        return (
+            conv3x3(grad, transform(backwards), None, inward) if mask[0] else None,
+            weight_gradient(grad, x, padding) if mask[1] else None,
+            grad.sum((0, 2, 3)) if mask[2] else None,
+            None,
+        )
 
 
 def is_3x3(conv: nn.Module) -> bool:
@@ -121,19 +153,17 @@ def is_3x3(conv: nn.Module) -> bool:
 
 @torch.no_grad()
 def transform(weight: Tensor) -> Tensor:
-    """Return what :func:`conv3x3` takes of a weight, in its dtype.
+    """Return what :func:`conv3x3` takes of a weight.
 
     Args:
         weight: ``[K, C, 3, 3]``.
 
     Returns:
-        ``[36, C, K]``, summed in float64.
+        ``[36, C, K]``.
     """
-    out_channels, in_channels = weight.shape[:2]
-    evaluate = torch.kron(_evaluated(), _evaluated())
-    kernels = evaluate @ weight.double().reshape(-1, KERNEL**2).T
-    kernels = kernels.view(SEEN**2, out_channels, in_channels).transpose(1, 2)
-    return kernels.to(weight.dtype).contiguous()
+    evaluate = _matrices(weight.dtype)[0]
+    values = weight.permute(2, 3, 1, 0).reshape(KERNEL**2, -1)
+    return (evaluate @ values).view(SEEN**2, *weight.shape[1::-1])
 
 
 def conv3x3(
@@ -150,13 +180,10 @@ def conv3x3(
     Returns:
         ``[N, K, H + 2 * padding[0] - 2, W + 2 * padding[1] - 2]``, channels last.
     """
-    before, after = (matrix.to(x.dtype) for matrix in _matrices())
+    _, before, after = _matrices(x.dtype)
     shift = x.new_zeros(1) if bias is None else bias
     (channels, out_channels), sides = kernels.shape[1:], _sides(x, padding)
-    tall, wide = _tiles(sides)
-    most = max(1, BAND_BYTES // (SEEN**2 * channels * x.element_size()))
-    images = min(len(x), max(1, most // (tall * wide)))
-    rows = tall if images > 1 else min(tall, max(1, most // wide))
+    images, rows, wide = _band(x, sides)
 
     # Memory of one band serves all: the system hands out new one page by page.
     count = images * rows * wide
@@ -165,15 +192,20 @@ def conv3x3(
     sums = x.new_empty(count * TILE**2 * out_channels)
     band = x.new_empty(count * TILE**2 * out_channels)
 
-    result = x.new_empty(len(x), *sides, out_channels)
+    result = torch.empty(
+        (len(x), out_channels, *sides),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last,
+    )
+    pixels = result.permute(0, 2, 3, 1)
     for first in range(0, len(x), images):
-        for top in range(0, tall, rows):
-            place = result[first : first + images, TILE * top : TILE * (top + rows)]
-            part = x[first : first + images]
-            grid = (len(part), min(rows, tall - top), wide)
+        for top in range(0, sides[0], TILE * rows):
+            place = pixels[first : first + images, top : top + TILE * rows]
+            grid = (len(place), -(-place.shape[1] // TILE), wide)
             count = prod(grid)
             tiles = _view(values[0], *grid, SEEN, SEEN, channels)
-            tiles.copy_(_tiles_of(part, TILE * top, grid, padding))
+            tiles.copy_(_tiles_of(x[first : first + images], top, grid, padding))
             torch.bmm(
                 before.expand(count, -1, -1),
                 tiles.view(count, SEEN**2, channels),
@@ -194,7 +226,51 @@ def conv3x3(
             torch.add(found.permute(2, 3, 0, 4, 1, 5), shift, out=ordered)
             ordered = ordered.flatten(3, 4).flatten(1, 2)
             place.copy_(ordered[:, : place.shape[1], : place.shape[2]])
-    return result.permute(0, 3, 1, 2)
+    return result
+
+
+def weight_gradient(
+    grad: Tensor, x: Tensor, padding: tuple[int, int] = (1, 1)
+) -> Tensor:
+    """Return the gradient of a weight, as :func:`conv3x3` would compute it.
+
+    Args:
+        grad: of the result, ``[N, K, H', W']``.
+        x: ``[N, C, H, W]``.
+        padding: see :func:`conv3x3`.
+
+    Returns:
+        ``[K, C, 3, 3]``.
+    """
+    evaluate, before, after = _matrices(x.dtype)
+    (channels, out_channels), sides = (x.shape[1], grad.shape[1]), grad.shape[2:]
+    images, rows, wide = _band(x, sides)
+    total = x.new_zeros(SEEN**2, channels, out_channels)
+    for first in range(0, len(x), images):
+        for top in range(0, sides[0], TILE * rows):
+            part = grad[first : first + images, :, top : top + TILE * rows]
+            grid = (len(part), -(-part.shape[2] // TILE), wide)
+            count = prod(grid)
+            tiles = _tiles_of(x[first : first + images], top, grid, padding)
+            tiles = tiles.reshape(count, SEEN**2, channels)
+            values = torch.bmm(before.expand(count, -1, -1), tiles)
+            right, down = TILE * wide - sides[1], TILE * grid[1] - part.shape[2]
+            parts = F.pad(part, (0, right, 0, down)).permute(0, 2, 3, 1)
+            parts = parts.unflatten(2, (wide, TILE)).unflatten(1, (grid[1], TILE))
+            parts = parts.transpose(2, 3).reshape(count, TILE**2, out_channels)
+            grads = torch.bmm(after.T.expand(count, -1, -1), parts)
+            total.baddbmm_(values.permute(1, 2, 0), grads.transpose(0, 1))
+    found = evaluate.T @ total.view(SEEN**2, -1)
+    return found.view(KERNEL, KERNEL, channels, out_channels).permute(3, 2, 0, 1)
+
+
+def _band(x: Tensor, sides: Sequence[int]) -> tuple[int, int, int]:
+    """Return of how many images, and rows of tiles, a band is, and tiles of a row."""
+    tall, wide = _tiles(sides)
+    most = max(1, BAND_BYTES // (SEEN**2 * x.shape[1] * x.element_size()))
+    images = min(len(x), max(1, most // (tall * wide)))
+    rows = tall if images > 1 else min(tall, max(1, most // wide))
+    return images, rows, wide
 
 
 def _view(space: Tensor, *shape: int) -> Tensor:
@@ -230,30 +306,28 @@ def _sides(x: Tensor, padding: tuple[int, int]) -> tuple[int, int]:
     return height + 2 * padding[0] - KERNEL + 1, width + 2 * padding[1] - KERNEL + 1
 
 
-def _tiles(sides: tuple[int, int]) -> tuple[int, int]:
+def _tiles(sides: Sequence[int]) -> tuple[int, int]:
     """Return the tiles from top to bottom, and from left to right."""
     return -(-sides[0] // TILE), -(-sides[1] // TILE)
 
 
 @lru_cache
-def _matrices() -> tuple[Tensor, Tensor]:
-    """Return what makes values of a tile, and a tile of the result of their products.
+@torch.inference_mode(False)
+def _matrices(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what makes values of a kernel and of a tile, and a tile of their products.
 
     Returns:
-        Matrices ``[36, 36]`` and ``[16, 36]``, float64.
+        Matrices ``[36, 9]``, ``[36, 36]`` and ``[16, 36]``.
     """
+    scale = [prod(p - q for q in POINTS if q != p) for p in POINTS]
+    evaluate = _powers(KERNEL) / torch.tensor([*scale, 1.0], **EXACT)[:, None]
     roots = [[q for q in POINTS if q != p] for p in POINTS]
     before = torch.zeros(SEEN, SEEN, **EXACT)
     for row, zeros in zip(before, [*roots, POINTS], strict=True):
         row[: len(zeros) + 1] = _polynomial(zeros)
     after = _powers(TILE).T
-    return torch.kron(before, before), torch.kron(after, after)
-
-
-def _evaluated() -> Tensor:
-    """Return what evaluates a kernel at the points, ``[6, 3]``."""
-    scale = [prod(p - q for q in POINTS if q != p) for p in POINTS]
-    return _powers(KERNEL) / torch.tensor([*scale, 1.0], **EXACT)[:, None]
+    found = (torch.kron(x, x).to(dtype) for x in (evaluate, before, after))
+    return tuple(found)  # type: ignore[return-value]  # three of them
 
 
 def _powers(count: int) -> Tensor:
