@@ -44,7 +44,7 @@ NEEDS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     ],
     'classification': [
         *BASE,
-        (('timm',), "pip install 'timm>=1.0.0'"),
+        (('timm',), "pip install 'timm>=1.0.13'"),
         (('safetensors',), 'pip install safetensors'),
     ],
 }

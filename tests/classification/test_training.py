@@ -212,8 +212,8 @@ def test_what_cannot_be_trained_is_told(options, error, toy, tmp_path):
 def test_other_classes_to_validate_on_are_told(toy, tmp_path):
     data = tmp_path / 'data'
     make_toy(data, 1, size=8)
-    (data / 'val/disc_full').rename(data / 'val/blob_full')
-    with pytest.raises(ConfigError, match=r'other classes.*blob_full, disc_full'):
+    (data / 'val/red_plain').rename(data / 'val/pink_plain')
+    with pytest.raises(ConfigError, match=r'other classes.*pink_plain, red_plain'):
         train(data, tmp_path / 'work', **{'train_dataloader.batch_size': 2})
 
 

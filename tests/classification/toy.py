@@ -1,51 +1,42 @@
 """Toy pictures of 20 classes: ``python -m tests.classification.toy FOLDER [NUMBER]``.
 
-A class is a shape and how it is filled; place, size, turn and colours are drawn.
+A class is a colour and a pattern; its width, its place, and tones are drawn.
 """
 
 import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-SHAPES = {'triangle': 3, 'square': 4, 'hexagon': 6, 'disc': 40, 'star': 0}
-FILLS = ('full', 'hollow', 'striped', 'dotted')
-CLASSES = [f'{shape}_{fill}' for shape in SHAPES for fill in FILLS]
-
-
-def outline(shape: str, radius: float, random: np.random.Generator) -> np.ndarray:
-    """Corners of a shape around the origin, turned by chance, [N, 2]."""
-    corners = SHAPES[shape] or 10
-    radii = radius * np.where(SHAPES[shape] or np.arange(corners) % 2, 1.0, 0.4)
-    angles = 2 * np.pi * (np.arange(corners) / corners + random.random())
-    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1)
+COLOURS = {
+    'red': (200, 60, 60),
+    'green': (60, 180, 80),
+    'blue': (60, 90, 200),
+    'yellow': (210, 190, 60),
+}
+PATTERNS = ('plain', 'stripes', 'bars', 'checks', 'rings')
+CLASSES = [f'{colour}_{pattern}' for colour in COLOURS for pattern in PATTERNS]
 
 
 def draw(name: str, random: np.random.Generator, size: int = 64) -> Image.Image:
     """Draw a picture of a class."""
-    shape, fill = name.split('_')
-    ground, colour = (tuple(random.integers(a, a + 100, 3)) for a in (0, 155))
-    radius = size * random.uniform(0.3, 0.45)
-    centre = random.uniform(radius, size - radius, 2)
-    mask = Image.new('L', (size, size))
-    pen = ImageDraw.Draw(mask)
-    points = outline(shape, radius, random)
-    corners = [tuple(point) for point in points + centre]
-    pen.polygon(corners, fill=255)
-    if fill == 'hollow':
-        pen.polygon([tuple(point) for point in 0.6 * points + centre], fill=0)
-    rows, columns = np.mgrid[:size, :size]
-    holes = {
-        'striped': rows % 10 < 5,
-        'dotted': (rows % 10 < 5) & (columns % 10 < 5),
-    }.get(fill)
-    pixels = np.asarray(mask) > 0
-    if holes is not None:
-        pixels = pixels & ~holes
-    picture = np.where(pixels[..., None], colour, ground)
-    noise = random.normal(0, 8, picture.shape)
-    return Image.fromarray((picture + noise).clip(0, 255).astype(np.uint8))
+    colour, pattern = name.split('_')
+    width = random.uniform(3, 6)
+    y, x = np.mgrid[:size, :size] + random.uniform(0, size, (2, 1, 1))
+    rows, columns = y // width % 2, x // width % 2
+    shown = {
+        'plain': np.ones_like(x),
+        'stripes': rows,
+        'bars': columns,
+        'checks': rows == columns,
+        'rings': np.hypot(y - size, x - size) // width % 2,
+    }[pattern]
+    tone = np.array(COLOURS[colour]) + random.uniform(-30, 30, 3)
+    ground = random.uniform(20, 90)
+    picture = np.where(shown[..., None], tone, ground)
+    picture += random.normal(0, 8, picture.shape)
+    return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
 def make_toy(folder, per_class: int = 2, splits=('train', 'val'), size: int = 64):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import timm
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -33,6 +34,9 @@ SERVER = ForkServer(
     *FRAMEWORKS,
 )
 OUTPUTS = ('data', 'work_dirs', 'build')
+TEACHER = 'teacher.pth'
+"""Weights of timm's ``test_resnet``, of as many classes as ``imagenet`` has."""
+
 IMAGENET_LABELS = ('n01440764', 'n01443537', 'n01484850')
 
 
@@ -52,6 +56,9 @@ def smaller(cfg: Config, steps: int = STEPS) -> list[str]:
             options[f'{at}.batch_size'] = BATCH
             options |= _smaller_dataset(loader.dataset, f'{at}.dataset')
     options |= _smaller_steps(cfg.get('tta_pipeline', []), 'tta_pipeline')
+    if 'teacher' in cfg.model:
+        options['model.teacher.model'] = 'test_resnet'
+        options['model.teacher.checkpoint'] = TEACHER
     if cfg.get('train_cfg'):
         unit = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
         steps = steps if unit == 'max_iters' else steps // STEPS
@@ -69,6 +76,8 @@ def smaller(cfg: Config, steps: int = STEPS) -> list[str]:
 def _smaller_dataset(dataset, at):
     if 'dataset' in dataset:
         return _smaller_dataset(dataset.dataset, f'{at}.dataset')
+    if 'transform' in dataset:  # of classifiers
+        return {f'{at}.transform.input_size': SIDE // 2}
     options = _smaller_steps(dataset.pipeline, f'{at}.pipeline')
     return options | {f'{at}.indices': STEPS * BATCH}
 
@@ -107,10 +116,15 @@ def make_world(folder: Path, data: dict[str, Path]):
         shutil.copytree(source, folder / 'data' / name, symlinks=True)
     photo = np.random.RandomState(0).randint(0, 255, (SIDE, SIDE, 3), np.uint8)
     photos = ['photo.jpg', 'folder/photo.jpg']
-    photos += [f'imagenet/val/{label}/photo.jpg' for label in IMAGENET_LABELS]
+    for label in IMAGENET_LABELS:
+        photos += [f'imagenet/val/{label}/photo.jpg', f'pictures/{label}/photo.jpg']
+        for split in ('train', 'val'):
+            photos.append(f'data/imagenet/{split}/{label}/photo.jpg')
     for file in photos:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / file), photo)
+    teacher = timm.create_model('test_resnet', num_classes=len(IMAGENET_LABELS))
+    torch.save(teacher.state_dict(), folder / TEACHER)
     fourcc = cv2.VideoWriter_fourcc(*'mp4v')
     film = cv2.VideoWriter(str(folder / 'film.mp4'), fourcc, 5, (SIDE, SIDE))
     film.write(photo)

@@ -192,7 +192,8 @@ def quick(args, sandbox):
     config = next(iter(args[script + 1 :]), '')
     if name in CONFIG_TOOLS and '--help' not in args and not is_exported(config):
         path = sandbox / config
-        cfg = load_config(str(path) if path.is_file() else config)
+        name = str(path) if path.is_file() else config
+        cfg = load_config(name, classifiers=True)
         steps = STEPS * (2 if '--resume' in args else 1)
         return [*args, '--cfg-options', *smaller(cfg, steps)]
     return [*args, *QUICK.get(name, [])]
@@ -214,6 +215,7 @@ def on_several_gpus(argv, sandbox):
     at = 3 if 'test' in argv[0] else 2
     assert argv[at].isdigit()
     argv = [*argv[:at], '2', *argv[at + 1 :]]
+    argv = [arg for arg in argv if arg != '--amp']
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = str(s.getsockname()[1])
