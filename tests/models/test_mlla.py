@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import re
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from mmrecnext import MLLA, MLLA_ARCHS
 from mmrecnext.archs import MLLA_MIXERS
+from mmrecnext.benchmark.operations import classifier_cost
 from mmrecnext.engine.build import build_network
 from mmrecnext.engine.configs import load_config
 from mmrecnext.errors import CheckpointError, OptionError
@@ -17,6 +19,7 @@ from mmrecnext.models import MLLAClassifier
 from mmrecnext.models.fusion import count_norms
 from mmrecnext.models.mlla import RoPE, drop_path_rates
 from mmrecnext.ops.attention import attend
+from mmrecnext.pretrained import MLLA_FIGURES
 from tests.helpers import DATA, ROOT, golden_input, golden_tensor, randomise
 
 GOLDEN = json.loads((DATA / 'mlla.json').read_text())
@@ -132,17 +135,18 @@ def test_gradients_reach_every_parameter(mixer):
 
 
 @every_mixer
-def test_recomputed_blocks_have_the_same_gradients(mixer):
+def test_recomputed_blocks_learn_the_same(mixer):
     def gradients(with_cp):
         model = small(mixer, drop_path_rate=0.5, with_cp=with_cp).double().train()
         torch.manual_seed(3)
         maps = model(image(33, 64, n=2))
         torch.autograd.backward(maps, [torch.randn_like(x) for x in maps])
-        return {name: p.grad for name, p in model.named_parameters()}
+        learnt = dict(model.named_buffers())
+        return {name: p.grad for name, p in model.named_parameters()} | learnt
 
     plain, again = gradients(False), gradients(True)
-    for name, gradient in plain.items():
-        assert torch.allclose(again[name], gradient, rtol=1e-9, atol=1e-12), name
+    for name, value in plain.items():
+        assert torch.allclose(again[name], value, rtol=1e-9, atol=1e-12), name
 
 
 @pytest.mark.parametrize('mixer', ['baseline', 'recattn'])
@@ -156,6 +160,20 @@ def test_inference_form(mixer):
         assert (x - y).abs().max() <= 1e-12 * y.abs().max()
     with pytest.raises(OptionError, match='this MLLA has been switched to deploy'):
         fused.train()
+
+
+@torch.no_grad()
+def test_traces_suit_any_size():
+    """Of ``torch.jit`` and of ``torch.export``, made with an image of another size."""
+    model = small('baseline').eval()
+    example = (image(160, 224).float(),)
+    sides = (dict.fromkeys((2, 3), torch.export.Dim.DYNAMIC),)
+    graph = torch.export.export(model, example, dynamic_shapes=sides, strict=False)
+    x = image(129, 161).float()
+    expected = model(x)
+    for other in (torch.jit.script(model), graph.module()):
+        for own, y in zip(other(x), expected, strict=True):
+            assert torch.allclose(own, y, atol=1e-5)
 
 
 @every_mixer
@@ -249,6 +267,7 @@ class TestPretrained:
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
+        (dict(arch='m3'), "unknown arch 'm3'; it is one of type='mmrecnext.RecNeXt'"),
         (dict(arch='nano'), "unknown arch 'nano'; .*archs are nano_baseline"),
         (dict(arch=dict(mixer='attn')), 'mixer` is one of baseline, .*recattn, got'),
         (dict(arch=dict(embed_dim=30)), 'multiple of 4'),
@@ -262,6 +281,21 @@ class TestPretrained:
 def test_bad_options(options, message):
     with pytest.raises(OptionError, match=message):
         MLLA(**options)
+
+
+@pytest.mark.slow
+def test_table_of_the_docs():
+    rows = re.findall(r'^\| `(\w+)` (.*)\|$', (ROOT / 'docs/mlla.md').read_text(), re.M)
+    assert [name for name, _ in rows] == [*MLLA_ARCHS] == [*MLLA_FIGURES]
+    for name, row in rows:
+        arch, cost = MLLA_ARCHS[name], classifier_cost(name, 256, 256)
+        assert [cell.strip() for cell in row.split('|')[1:]] == [
+            ' '.join(map(str, arch.dims)),
+            ' '.join(map(str, arch.depths)),
+            f'{GOLDEN[name]["params"] / 1e6:.2f}',
+            f'{cost.macs / 1e9:.3f}',
+            f'{MLLA_FIGURES[name].top1:.2f}',
+        ]
 
 
 def network(name, mixer):

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from torch import nn
 
 import mmrecnext
 from mmrecnext import ARCHS, swap_backbone
+from mmrecnext.compat import BatchNorm
 from mmrecnext.engine.build import fit_cpu
 from mmrecnext.engine.configs import nodes, type_of
 from mmrecnext.errors import CheckpointError, ConfigError, OptionError
 from mmrecnext.swap import plain, read_config
 from mmrecnext.swap.measure import measure_backbone, measure_necks
-from mmrecnext.swap.training import build
+from mmrecnext.swap.training import build, norm_keys
 
 R50, VIS = 'faster-rcnn_r50-caffe_fpn', 'youtubevis2019'
 MOT = 'mot17halftrain_test-mot17halfval'
@@ -23,6 +25,10 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 def swapped(name, arch='m3', pretrained=False):
     return swap_backbone(name, arch, pretrained)
+
+
+def is_norm(module):
+    return isinstance(module, BatchNorm | nn.LayerNorm)
 
 
 def strides_of(owner, scope='mmdet'):
@@ -443,3 +449,37 @@ def test_measured_maps_are_those_of_the_table():
         )
     ] == list(ARCHS['b'].dims)
     assert prod(ARCHS['b'].stem_strides) == 8
+
+
+class TestMLLA:
+    def test_takes_the_place(self):
+        cfg = swapped('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'nano_recattn')
+        assert plain(cfg.model.backbone) == dict(
+            type='mmrecnext.MLLA', arch='nano_recattn'
+        )
+        assert cfg.model.neck.in_channels == [32, 64, 128, 256]
+        assert strides_of(cfg.model) == [8, 16, 32, 64, 128]
+
+    def test_norms_are_named(self):
+        arch = dict(base='nano_baseline', depths=(1, 1, 1, 1))
+        backbone = dict(type='mmrecnext.MLLA', arch=arch)
+        names = norm_keys(backbone)
+        norms = [name for name, m in build(backbone).named_modules() if is_norm(m)]
+        assert names and all(
+            any(key in f'backbone.{n}' for key in names) for n in norms
+        )
+
+    def test_what_it_cannot_do_is_told(self):
+        with pytest.raises(
+            OptionError, match='no weights are published of nano_recattn'
+        ):
+            swapped(
+                'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'nano_recattn', True
+            )
+        with pytest.raises(
+            ConfigError, match=r'is dilated, to strides .* take a RecNeXt'
+        ):
+            swapped(
+                'mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py',
+                'nano_recattn',
+            )
