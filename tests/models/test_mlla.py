@@ -162,6 +162,7 @@ def test_inference_form(mixer):
         fused.train()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_traces_suit_any_size():
     """Of ``torch.jit`` and of ``torch.export``, made with an image of another size."""
