@@ -36,8 +36,8 @@ SIDEWAYS = {
 
 PARSING = {'parse_args', 'build_parser', 'add_ways'}
 TOOLS = {
-    'benchmark': 'compare compare_with beside_published beside_operators grow combine '
-    'check check_files show save',
+    'benchmark': 'compare compare_with beside_published beside_ablations '
+    'beside_operators grow combine check check_files show save',
     'convert_checkpoint': 'check_fits',
     'eval_imagenet': 'read_model read_folder evaluate',
     'export': 'read_size choose read_calibration cost',

@@ -5,9 +5,9 @@ Models are RecNeXts (recnext_m3, or m3), models of timm (repvit_m1_1), of which 
 of all stages are computed, configs of MMDetection or MMSegmentation, whole, and files
 that tools/export.py has written.
 
-All that the options name is combined, and measured in one process, in turn. Five other
-measurements take the place of this: --growth, --startup, --published, --against and
---operators.
+All that the options name is combined, and measured in one process, in turn. Six other
+measurements take the place of this: --growth, --startup, --published, --ablations,
+--against and --operators.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # PyTorch's profiler talks a lot
@@ -31,6 +32,11 @@ import torch
 from rich.console import Console
 
 from mmrecnext import ARCHS
+from mmrecnext.benchmark.ablations import (
+    ABLATIONS,
+    ablation_rows,
+    measure_ablations,
+)
 from mmrecnext.benchmark.against import beside
 from mmrecnext.benchmark.cases import (
     DTYPES,
@@ -96,6 +102,15 @@ def parse_args() -> argparse.Namespace:
         help='images per second of whole classifiers at 224 x 224, fused, in fp32 and '
         'NCHW, beside the published speeds; --batch is halved until it fits [2048, on '
         'a CPU 64]',
+    )
+    instead.add_argument(
+        '--ablations',
+        nargs='*',
+        choices=tuple(ABLATIONS),
+        metavar='ABLATION',
+        help='whole M1s with other token mixers, fused, in fp32, beside what is '
+        'published of them: counts and time, each at the size of its images, or at '
+        '--shape [all]',
     )
     instead.add_argument(
         '--against',
@@ -215,6 +230,8 @@ def main():
         save(args, dict(machine=machine('cpu'), startup=found))
     elif args.published:
         beside_published(args)
+    elif args.ablations is not None:
+        beside_ablations(args)
     elif args.operators is not None:
         beside_operators(args)
     elif args.against:
@@ -279,6 +296,31 @@ def beside_published(args: argparse.Namespace):
     title = 'whole classifiers at 224 x 224, fused, fp32: published, and here'
     show(args, [(title, *published_rows(found))], told)
     save(args, dict(machine=about, published=[vars(row) for row in found]))
+
+
+def beside_ablations(args: argparse.Namespace):
+    """Count and measure the published ablations.
+
+    Raises:
+        OptionError: where a model is named.
+    """
+    if args.models:
+        raise OptionError(f'--ablations takes no models, got {" ".join(args.models)}')
+    with progress_bar() as progress:
+        found = measure_ablations(
+            args.ablations or tuple(ABLATIONS),
+            args.device,
+            args.repeats,
+            args.batch,
+            max(args.shape) if args.shape else None,
+            args.clock,
+            progress,
+        )
+    about = machine(args.device)
+    told = f'{about["hardware"]}; PyTorch {about["torch"]}, {about["date"]}'
+    title = 'M1 with other token mixers, fused, fp32: published, and here'
+    show(args, [(title, *ablation_rows(found))], told)
+    save(args, dict(machine=about, ablations=[asdict(row) for row in found]))
 
 
 def beside_operators(args: argparse.Namespace):

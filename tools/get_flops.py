@@ -14,13 +14,14 @@ if __name__ == '__main__':
     answer_signals()  # while the rest is imported
 
 import argparse
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from mmrecnext import ARCHS, MLLA_ARCHS
 from mmrecnext.archs import timm_name
-from mmrecnext.benchmark.operations import arch_of, classifier_cost
+from mmrecnext.benchmark.operations import classifier_cost, settings_of
 from mmrecnext.cli import run
 from mmrecnext.errors import OptionError
 from mmrecnext.pretrained import FIGURES, INPUT_SIDE, MLLA_FIGURES, MLLA_INPUT_SIDE
@@ -35,7 +36,8 @@ def parse_args() -> argparse.Namespace:
         'models',
         nargs='*',
         metavar='MODEL',
-        help='such as recnext_m3 or mlla_nano_recattn [all]',
+        help='such as recnext_m3 or mlla_nano_recattn, or the config of a classifier, '
+        'counted at the size of its images [all]',
     )
     parser.add_argument(
         '--shape',
@@ -63,7 +65,7 @@ def main():
     table = Table(
         title=f'{counted}published at {sides}', show_edge=False, pad_edge=False
     )
-    table.add_column('model', no_wrap=True)
+    table.add_column('model', overflow='fold')
     # In two lines, for the longest name of a model to fit into 80 columns with them.
     for column in (
         'params\n(M)',
@@ -72,14 +74,16 @@ def main():
         'MACs\n(G)',
         'published',
     ):
-        table.add_column(column, justify='right')
-    archs = [arch_of(name) for name in args.models] or [*ARCHS, *MLLA_ARCHS]
-    for arch in archs:
-        side = MLLA_INPUT_SIDE if arch in MLLA_ARCHS else INPUT_SIDE
+        table.add_column(column, justify='right', no_wrap=True)
+    for name in args.models or [*ARCHS, *MLLA_ARCHS]:
+        arch, side = settings_of(name)
         cost = classifier_cost(arch, *(shape or (side, side)))
-        published = FIGURES.get(arch) or MLLA_FIGURES.get(arch)
+        published, label = None, Path(name).stem
+        if not name.endswith('.py'):
+            published = FIGURES.get(arch) or MLLA_FIGURES.get(arch)
+            label = timm_name(arch)
         table.add_row(
-            timm_name(arch),
+            label,
             f'{cost.params / 1e6:.2f}',
             f'{published.params}' if published and published.params else '',
             f'{cost.train_params / 1e6:.2f}',

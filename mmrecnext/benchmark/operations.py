@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from mmrecnext.archs import ARCHS, MLLA_ARCHS, timm_name
 from mmrecnext.engine.build import build_network, fit_cpu
+from mmrecnext.engine.configs import read_config
 from mmrecnext.engine.flops import FLOPS_PER_MAC, count_flops
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.errors import OptionError
 from mmrecnext.models import MLLAClassifier, RecNeXtClassifier
 from mmrecnext.models.fusion import switch_to_deploy
-from mmrecnext.pretrained import get_pretrained
+from mmrecnext.pretrained import INPUT_SIDE, MLLA_INPUT_SIDE, get_pretrained
 
 PROPOSALS, MASKS = 1000, 100
 """What a detector of two stages is given, as in MMDetection's own count."""
@@ -55,17 +56,21 @@ def _count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def classifier_cost(arch: str, height: int = 224, width: int = 224) -> Cost:
+def classifier_cost(
+    arch: str | Mapping[str, Any], height: int = 224, width: int = 224
+) -> Cost:
     """Count what a classifier takes.
 
     Args:
-        arch: a name in ``ARCHS`` or ``MLLA_ARCHS``.
+        arch: a name in ``ARCHS`` or ``MLLA_ARCHS``, or a dict that changes a RecNeXt.
         height: of the image, in pixels.
         width: likewise.
     """
     with torch.device('meta'):
-        kind = MLLAClassifier if arch in MLLA_ARCHS else RecNeXtClassifier
-        model = kind(arch).eval()
+        if isinstance(arch, str) and arch in MLLA_ARCHS:
+            model: nn.Module = MLLAClassifier(arch).eval()
+        else:
+            model = RecNeXtClassifier(arch).eval()
         image = torch.empty(1, 3, height, width)
     return cost_of(model, lambda model: model(image))
 
@@ -84,6 +89,24 @@ def arch_of(name: str) -> str:
     except OptionError as error:
         known = ', '.join(map(timm_name, (*ARCHS, *MLLA_ARCHS)))
         raise OptionError(f'unknown model {name!r}; the models are {known}') from error
+
+
+def settings_of(name: str) -> tuple[str | Mapping[str, Any], int]:
+    """Return the arch of a classifier, and the side of the images it was made for.
+
+    Args:
+        name: see :func:`arch_of`; or the config of a classifier's training.
+
+    Raises:
+        OptionError: for an unknown model, or the config of another network.
+    """
+    if not name.endswith('.py'):
+        arch = arch_of(name)
+        return arch, MLLA_INPUT_SIDE if arch in MLLA_ARCHS else INPUT_SIDE
+    cfg = read_config(name)
+    if 'arch' not in cfg.get('model', {}):
+        raise OptionError(f'{name} is no config of a classifier: no `model.arch`')
+    return cfg.model.arch, cfg.train_dataloader.dataset.transform.input_size
 
 
 def network_cost(cfg: Config, size: tuple[int, int] | None = None) -> Cost:

@@ -1,0 +1,4 @@
+# RecNeXt-M1 with kernels of 7 x 7.
+_base_ = './_base_/in1k_120e_224.py'
+
+model = dict(arch=dict(base='m1', mixer=dict(kernel_size=7)))

@@ -1,0 +1,4 @@
+# RecNeXt-M1 itself.
+_base_ = './_base_/in1k_120e_384.py'
+
+model = dict(arch='m1')
