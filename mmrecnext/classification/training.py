@@ -40,7 +40,7 @@ AVERAGED = 'state_dict_ema'
 KINDS = ('hard', 'soft')
 
 
-def build_classifier(arch: str | Mapping[str, Any], **options: Any) -> nn.Module:
+def make_classifier(arch: str | Mapping[str, Any], **options: Any) -> nn.Module:
     """Build a classifier.
 
     Args:
@@ -97,7 +97,7 @@ class Teacher(nn.Module):
             overlay = dict(state_dict=weights, num_classes=num_classes)
             own = dict(num_classes=num_classes, pretrained_cfg_overlay=overlay)
         try:
-            network: Any = build_classifier(model, pretrained=True, **own)
+            network: Any = make_classifier(model, pretrained=True, **own)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
                 f'model.teacher: no weights of {model} for {num_classes} classes from '
@@ -132,7 +132,7 @@ class ImageClassifier(BaseModel):
     nothing beside it.
 
     Args:
-        arch: see :func:`build_classifier`.
+        arch: see :func:`make_classifier`.
         num_classes: classes of the data.
         mixup: options of timm's ``Mixup``, which also smooths labels.
         teacher: options of :class:`Teacher`; only a RecNeXt learns from one, by a head
@@ -158,9 +158,14 @@ class ImageClassifier(BaseModel):
     ):
         super().__init__(data_preprocessor)
         if teacher is not None:
+            if isinstance(arch, str) and arch.removeprefix('recnext_') not in ARCHS:
+                raise OptionError(
+                    f'model.teacher: {arch} has no head that learns from a teacher; '
+                    'a RecNeXt has'
+                )
             options['distillation'] = True
         self.num_classes = num_classes
-        self.backbone = build_classifier(arch, num_classes=num_classes, **options)
+        self.backbone = make_classifier(arch, num_classes=num_classes, **options)
         self.mixup = Mixup(**mixup, num_classes=num_classes)
         self.pretrained = pretrained
         self.evaluated = {'': self.backbone}
@@ -251,6 +256,8 @@ class AveragedWeightsHook(Hook):
         options: further ones of timm's ``ModelEmaV3``.
     """
 
+    priority = 'BELOW_NORMAL'  # after ``SyncBuffersHook``
+
     def __init__(self, decay: float, **options: Any):
         self.options = dict(decay=decay, exclude_buffers=True, **options)
         self.loaded = False
@@ -271,6 +278,15 @@ class AveragedWeightsHook(Hook):
     ) -> None:
         """Take in the weights of a step."""
         self.average.update(classifier_in(runner).backbone)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Take over buffers once more, after those of the processes are made one."""
+        buffers = (
+            self.average.module.buffers(),
+            classifier_in(runner).backbone.buffers(),
+        )
+        for averaged, buffer in zip(*buffers, strict=True):
+            averaged.copy_(buffer)
 
     def before_test(self, runner: Runner) -> None:
         """Leave out what was not loaded."""
@@ -326,6 +342,7 @@ class ChecksHook(Hook):
             names[split] = classes
             if split == 'train':
                 self._check_batches(loader)
+                self._check_schedule(runner)
 
     @staticmethod
     def _check_batches(loader: Any) -> None:
@@ -340,6 +357,16 @@ class ChecksHook(Hook):
                 f'train_dataloader.batch_size={size} is more than the '
                 f'{len(loader.sampler)} pictures of an epoch: lower it'
             )
+
+    @staticmethod
+    def _check_schedule(runner: Runner) -> None:
+        for scheduler in runner.param_schedulers or ():
+            epochs = getattr(scheduler, 'epochs', runner.max_epochs)
+            if epochs != runner.max_epochs:
+                runner.logger.warning(
+                    f'The learning rate is for {epochs} epochs (param_scheduler.epochs)'
+                    f', the training for {runner.max_epochs} (train_cfg.max_epochs)'
+                )
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None

@@ -19,10 +19,11 @@ from mmrecnext.classification import loading
 from mmrecnext.classification.registration import chosen_weights
 from mmrecnext.classification.training import ImageClassifier
 from mmrecnext.engine.build import build_runner
+from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.runner import SeedHook
 from mmrecnext.errors import CheckpointError, ConfigError, OptionError
 from mmrecnext.models.classifier import RecNeXtClassifier
-from tests.classification.helpers import DISTILLED, SIZE, config, train
+from tests.classification.helpers import BASE, DISTILLED, SIZE, config, train
 from tests.classification.toy import make_toy
 from tests.helpers import TINY
 
@@ -220,6 +221,8 @@ def test_other_classes_to_validate_on_are_told(toy, tmp_path):
 def test_what_is_no_model_is_told(teacher):
     with pytest.raises(OptionError, match="a model 'm33'; did you mean m3"):
         ImageClassifier('m33', 20, MIXUP)
+    with pytest.raises(OptionError, match='test_resnet has no head that learns'):
+        ImageClassifier('test_resnet', 20, MIXUP, teacher=teacher[0])
     with pytest.raises(OptionError, match=r'teacher.kind is hard or soft, got .tender'):
         ImageClassifier(TINY, 20, MIXUP, teacher=dict(teacher[0], kind='tender'))
     with pytest.raises(
@@ -229,6 +232,20 @@ def test_what_is_no_model_is_told(teacher):
     missing = dict(model='test_resnet', checkpoint='none.pth')
     with pytest.raises(CheckpointError, match=r'none\.pth'):
         ImageClassifier(TINY, 3, MIXUP, teacher=missing)
+
+
+def test_other_tools_say_which_ones_are_for_classifiers():
+    with pytest.raises(ConfigError, match=r'are for train\.py and eval_imagenet\.py'):
+        load_config(str(BASE))
+
+
+def test_a_schedule_of_another_length_is_told(toy, tmp_path):
+    options = {'train_cfg.max_epochs': 1, 'param_scheduler.epochs': 300}
+    runner, _ = train(toy, tmp_path, **options)
+    (log,) = tmp_path.glob('*/*.log')
+    assert 'The learning rate is for 300 epochs' in log.read_text()
+    # Epoch 0 is at the rate that the warm-up begins with, whatever the length.
+    assert runner.optim_wrapper.get_lr()['lr'] == [1e-3, 1e-3]
 
 
 def test_new_heads_are_told(trained, monkeypatch):
