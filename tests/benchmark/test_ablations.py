@@ -66,6 +66,7 @@ def test_recipes_differ_in_epochs_and_size_alone(name):
     assert cfg.to_dict() == base.to_dict()
 
 
+@pytest.mark.slow
 def test_rows_and_page():
     """Every row of the page begins with what is published and counted."""
     found = measure_ablations(['224x224_rec_5x5', MISNAMED], repeats=0)
