@@ -163,10 +163,11 @@ def test_inference_form(mixer):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('mixer', ['baseline', 'recattn_rope'])
 @torch.no_grad()
-def test_traces_suit_any_size():
+def test_traces_suit_any_size(mixer):
     """Of ``torch.jit`` and of ``torch.export``, made with an image of another size."""
-    model = small('baseline').eval()
+    model = small(mixer).eval()
     example = (image(160, 224).float(),)
     sides = (dict.fromkeys((2, 3), torch.export.Dim.DYNAMIC),)
     graph = torch.export.export(model, example, dynamic_shapes=sides, strict=False)
@@ -175,6 +176,25 @@ def test_traces_suit_any_size():
     for other in (torch.jit.script(model), graph.module()):
         for own, y in zip(other(x), expected, strict=True):
             assert torch.allclose(own, y, atol=1e-5)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_one_graph_for_every_size():
+    model = small('recattn_rope').eval()
+    torch.compiler.reset()
+    graphs = []
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=count)
+    for size in ((160, 224), (129, 161), (192, 192)):
+        x = image(*size).float()
+        for own, y in zip(compiled(x), model(x), strict=True):
+            assert torch.allclose(own, y, atol=1e-5)
+    assert len(graphs) == 1
 
 
 @every_mixer
