@@ -124,15 +124,16 @@ def resident() -> int:
 
 
 def kept_after(pipe, environment):
-    """Tell what is held of a tensor of 128 MiB that is gone, as a share of it."""
+    """Tell what share of the memory of a tensor of 128 MiB is held when it is gone."""
     for name in [name for name in os.environ if name.startswith('MALLOC_')]:
         del os.environ[name]
     os.environ.update(environment)
     size = 2**27
     kept = compat.keep_memory()
-    before = resident()
-    torch.ones(size, dtype=torch.uint8)
-    pipe.send((kept, (resident() - before) / size))
+    tensor = torch.ones(size, dtype=torch.uint8)
+    held = resident()
+    del tensor
+    pipe.send((kept, 1 - (held - resident()) / size))
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='of glibc')

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 FLOPS_PER_MAC = 2
 MACS_PER_BILINEAR_PIXEL = 4
@@ -22,6 +21,8 @@ def count_flops(call: Callable[[], object], interpolation: bool = True) -> int:
         call: what is to be counted, on tensors of the meta device.
         interpolation: whether bilinear interpolation counts too.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # here: it imports Triton
+
     counter, bilinear = FlopCounterMode(display=False), _Bilinear()
     with torch.no_grad(), torch.device('meta'), counter, bilinear:
         call()
