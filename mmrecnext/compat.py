@@ -9,14 +9,16 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from PIL import Image
 from torch import nn
 from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.module import _has_any_global_hook
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ['BatchNorm']  # of PyTorch, the base of all batch norms, SyncBN included
 
@@ -146,6 +148,7 @@ def let_timm_posterize_to_black() -> None:
 
 
 def _posterize(picture: Image.Image, bits: int, **options: Any) -> Image.Image:
+    from PIL import Image  # here, as timm: most programs need neither
     from timm.data import auto_augment
 
     if bits < 1:

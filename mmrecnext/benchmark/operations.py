@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmrecnext.archs import ARCHS, MLLA_ARCHS, timm_name
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import read_config
-from mmrecnext.engine.flops import FLOPS_PER_MAC, count_flops
+from mmrecnext.engine.flops import FLOPS_PER_MAC, count_flops, count_parameters
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.errors import OptionError
 from mmrecnext.models import MLLAClassifier, RecNeXtClassifier
@@ -46,14 +46,10 @@ def cost_of(model: nn.Module, run: Callable[[nn.Module], object]) -> Cost:
         model: a classifier, detector or segmentor on the meta device.
         run: puts an image through it.
     """
-    train_params = _count_parameters(model)
+    train_params = count_parameters(model)
     switch_to_deploy(model)
     flops = count_flops(lambda: run(model))
-    return Cost(_count_parameters(model), train_params, flops // FLOPS_PER_MAC)
-
-
-def _count_parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+    return Cost(count_parameters(model), train_params, flops // FLOPS_PER_MAC)
 
 
 def classifier_cost(

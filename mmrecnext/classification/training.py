@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from mmrecnext.archs import ARCHS
 from mmrecnext.checkpoint import read_checkpoint
+from mmrecnext.checkpoint.weights import AVERAGED
 from mmrecnext.classification import mistakes, recipe  # noqa: F401  registered thus
 from mmrecnext.classification.loading import load_with_new_heads
 from mmrecnext.classification.registration import chosen_weights
@@ -34,8 +35,8 @@ from mmrecnext.errors import (
 from mmrecnext.models.classifier import RecNeXtClassifier
 from mmrecnext.registry import MODELS
 
-AVERAGED = 'state_dict_ema'
-"""Under which name a checkpoint holds averaged weights, as those of timm do."""
+AVERAGE = AVERAGED[0]
+"""Under which name a checkpoint holds averaged weights."""
 
 KINDS = ('hard', 'soft')
 
@@ -295,7 +296,7 @@ class AveragedWeightsHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save the averages."""
-        checkpoint[AVERAGED] = self.average.module.state_dict()
+        checkpoint[AVERAGE] = self.average.module.state_dict()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Load the averages, where all is loaded and not what fits.
@@ -303,12 +304,12 @@ class AveragedWeightsHook(Hook):
         Raises:
             CheckpointError: where they do not fit.
         """
-        if AVERAGED in checkpoint and (runner._resume or runner.strict):
+        if AVERAGE in checkpoint and (runner._resume or runner.strict):
             try:
-                self.average.module.load_state_dict(checkpoint[AVERAGED])
+                self.average.module.load_state_dict(checkpoint[AVERAGE])
             except (AttributeError, RuntimeError, TypeError) as error:
                 raise CheckpointError(
-                    f'{runner._load_from}: `{AVERAGED}` does not fit the model: {error}'
+                    f'{runner._load_from}: `{AVERAGE}` does not fit the model: {error}'
                 ) from error
             self.loaded = True
 

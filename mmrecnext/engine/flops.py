@@ -1,4 +1,4 @@
-"""Counting operations, with nothing computed."""
+"""Counting operations and parameters, with nothing computed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 FLOPS_PER_MAC = 2
@@ -27,6 +28,11 @@ def count_flops(call: Callable[[], object], interpolation: bool = True) -> int:
     with torch.no_grad(), torch.device('meta'), counter, bilinear:
         call()
     return counter.get_total_flops() + (bilinear.flops if interpolation else 0)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the parameters of a network, each once."""
+    return sum(p.numel() for p in model.parameters())
 
 
 class _Bilinear(TorchFunctionMode):

@@ -31,6 +31,8 @@ POINTS = (0.0, sqrt(0.5), -sqrt(0.5), sqrt(2.0), -sqrt(2.0))
 EXACT: dict[str, Any] = dict(dtype=torch.float64, device='cpu')
 """Of the matrices, whatever the default dtype and device."""
 
+Grid = tuple[int, int, int]
+
 BAND_BYTES = 8 * 2**20
 """Of the tiles that are computed together: what they need stays in cache."""
 
@@ -86,7 +88,6 @@ class Conv3x3(nn.Conv2d):
             and x.dim() == 4
             and x.dtype == weight.dtype == torch.float32
             and x.device.type == weight.device.type == 'cpu'
-            and min(weight.shape[:2]) >= FEWEST_CHANNELS
             and not torch.is_autocast_enabled('cpu')
             and not torch.compiler.is_compiling()
         ):
@@ -112,13 +113,13 @@ class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, padding):
         ctx.save_for_backward(x, weight)
-        ctx.padding, ctx.has_bias = padding, bias is not None
+        ctx.padding = padding
         return conv3x3(x, transform(weight), bias, padding)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        mask = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.has_bias]
+        mask = list(ctx.needs_input_grad[:3])
         padding = ctx.padding
         if torch.is_grad_enabled() or max(padding) >= KERNEL:
             # Of gradients, gradients are wanted; or what is padded sees itself alone.
@@ -183,10 +184,10 @@ def conv3x3(
     _, before, after = _matrices(x.dtype)
     shift = x.new_zeros(1) if bias is None else bias
     (channels, out_channels), sides = kernels.shape[1:], _sides(x, padding)
-    images, rows, wide = _band(x, sides)
+    bands = _bands(x, sides)
 
     # Memory of one band serves all: the system hands out new one page by page.
-    count = images * rows * wide
+    count = max(prod(grid) for *_, grid in bands)
     values = [x.new_empty(count * SEEN**2 * channels) for _ in range(2)]
     products = x.new_empty(count * SEEN**2 * out_channels)
     sums = x.new_empty(count * TILE**2 * out_channels)
@@ -199,33 +200,30 @@ def conv3x3(
         memory_format=torch.channels_last,
     )
     pixels = result.permute(0, 2, 3, 1)
-    for first in range(0, len(x), images):
-        for top in range(0, sides[0], TILE * rows):
-            place = pixels[first : first + images, top : top + TILE * rows]
-            grid = (len(place), -(-place.shape[1] // TILE), wide)
-            count = prod(grid)
-            tiles = _view(values[0], *grid, SEEN, SEEN, channels)
-            tiles.copy_(_tiles_of(x[first : first + images], top, grid, padding))
-            torch.bmm(
-                before.expand(count, -1, -1),
-                tiles.view(count, SEEN**2, channels),
-                out=_view(values[1], count, SEEN**2, channels),
-            )
-            torch.bmm(
-                _view(values[1], count, SEEN**2, channels).transpose(0, 1),
-                kernels,
-                out=_view(products, SEEN**2, count, out_channels),
-            )
-            torch.mm(
-                after,
-                _view(products, SEEN**2, count * out_channels),
-                out=_view(sums, TILE**2, count * out_channels),
-            )
-            found = _view(sums, TILE, TILE, *grid, out_channels)
-            ordered = _view(band, *grid[:2], TILE, wide, TILE, out_channels)
-            torch.add(found.permute(2, 3, 0, 4, 1, 5), shift, out=ordered)
-            ordered = ordered.flatten(3, 4).flatten(1, 2)
-            place.copy_(ordered[:, : place.shape[1], : place.shape[2]])
+    for images, rows, grid in bands:
+        place, count = pixels[images, rows], prod(grid)
+        tiles = _view(values[0], *grid, SEEN, SEEN, channels)
+        tiles.copy_(_tiles_of(x[images], rows.start, grid, padding))
+        torch.bmm(
+            before.expand(count, -1, -1),
+            tiles.view(count, SEEN**2, channels),
+            out=_view(values[1], count, SEEN**2, channels),
+        )
+        torch.bmm(
+            _view(values[1], count, SEEN**2, channels).transpose(0, 1),
+            kernels,
+            out=_view(products, SEEN**2, count, out_channels),
+        )
+        torch.mm(
+            after,
+            _view(products, SEEN**2, count * out_channels),
+            out=_view(sums, TILE**2, count * out_channels),
+        )
+        found = _view(sums, TILE, TILE, *grid, out_channels)
+        ordered = _view(band, *grid[:2], TILE, grid[2], TILE, out_channels)
+        torch.add(found.permute(2, 3, 0, 4, 1, 5), shift, out=ordered)
+        ordered = ordered.flatten(3, 4).flatten(1, 2)
+        place.copy_(ordered[:, : place.shape[1], : place.shape[2]])
     return result
 
 
@@ -244,33 +242,42 @@ def weight_gradient(
     """
     evaluate, before, after = _matrices(x.dtype)
     (channels, out_channels), sides = (x.shape[1], grad.shape[1]), grad.shape[2:]
-    images, rows, wide = _band(x, sides)
     total = x.new_zeros(SEEN**2, channels, out_channels)
-    for first in range(0, len(x), images):
-        for top in range(0, sides[0], TILE * rows):
-            part = grad[first : first + images, :, top : top + TILE * rows]
-            grid = (len(part), -(-part.shape[2] // TILE), wide)
-            count = prod(grid)
-            tiles = _tiles_of(x[first : first + images], top, grid, padding)
-            tiles = tiles.reshape(count, SEEN**2, channels)
-            values = torch.bmm(before.expand(count, -1, -1), tiles)
-            right, down = TILE * wide - sides[1], TILE * grid[1] - part.shape[2]
-            parts = F.pad(part, (0, right, 0, down)).permute(0, 2, 3, 1)
-            parts = parts.unflatten(2, (wide, TILE)).unflatten(1, (grid[1], TILE))
-            parts = parts.transpose(2, 3).reshape(count, TILE**2, out_channels)
-            grads = torch.bmm(after.T.expand(count, -1, -1), parts)
-            total.baddbmm_(values.permute(1, 2, 0), grads.transpose(0, 1))
+    for images, rows, grid in _bands(x, sides):
+        part, count = grad[images, :, rows], prod(grid)
+        tiles = _tiles_of(x[images], rows.start, grid, padding)
+        tiles = tiles.reshape(count, SEEN**2, channels)
+        values = torch.bmm(before.expand(count, -1, -1), tiles)
+        right, down = TILE * grid[2] - sides[1], TILE * grid[1] - part.shape[2]
+        parts = F.pad(part, (0, right, 0, down)).permute(0, 2, 3, 1)
+        parts = parts.unflatten(2, (grid[2], TILE)).unflatten(1, (grid[1], TILE))
+        parts = parts.transpose(2, 3).reshape(count, TILE**2, out_channels)
+        grads = torch.bmm(after.T.expand(count, -1, -1), parts)
+        total.baddbmm_(values.permute(1, 2, 0), grads.transpose(0, 1))
     found = evaluate.T @ total.view(SEEN**2, -1)
     return found.view(KERNEL, KERNEL, channels, out_channels).permute(3, 2, 0, 1)
 
 
-def _band(x: Tensor, sides: Sequence[int]) -> tuple[int, int, int]:
-    """Return of how many images, and rows of tiles, a band is, and tiles of a row."""
+def _bands(x: Tensor, sides: Sequence[int]) -> list[tuple[slice, slice, Grid]]:
+    """Divide a result of some height and width into what is computed together.
+
+    Returns:
+        Of each band the images and the rows of pixels, and how many images, tiles from
+        top to bottom, and tiles from left to right these are.
+    """
     tall, wide = _tiles(sides)
     most = max(1, BAND_BYTES // (SEEN**2 * x.shape[1] * x.element_size()))
     images = min(len(x), max(1, most // (tall * wide)))
     rows = tall if images > 1 else min(tall, max(1, most // wide))
-    return images, rows, wide
+    return [
+        (
+            slice(first, first + images),
+            slice(TILE * top, TILE * (top + rows)),
+            (min(images, len(x) - first), min(rows, tall - top), wide),
+        )
+        for first in range(0, len(x), images)
+        for top in range(0, tall, rows)
+    ]
 
 
 def _view(space: Tensor, *shape: int) -> Tensor:
@@ -278,15 +285,13 @@ def _view(space: Tensor, *shape: int) -> Tensor:
     return space[: prod(shape)].view(shape)
 
 
-def _tiles_of(
-    x: Tensor, top: int, grid: tuple[int, int, int], padding: tuple[int, int]
-) -> Tensor:
+def _tiles_of(x: Tensor, top: int, grid: Grid, padding: tuple[int, int]) -> Tensor:
     """Return what each tile of some rows of them sees, ``[*grid, 6, 6, C]``.
 
     Args:
         x: ``[N, C, H, W]``.
         top: first row of the result.
-        grid: images, tiles from top to bottom, tiles from left to right.
+        grid: see :func:`_bands`.
         padding: see :func:`conv3x3`.
     """
     above, left = top - padding[0], padding[1]

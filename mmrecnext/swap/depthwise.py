@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mmrecnext.engine.flops import FLOPS_PER_MAC, count_flops
+from mmrecnext.engine.flops import FLOPS_PER_MAC, count_flops, count_parameters
 from mmrecnext.errors import (
     OptionError,
     check_flag,
@@ -167,7 +167,7 @@ def replace_depthwise(
     check_option('example', example, is_valid, 'images [N, C, H, W]')
 
     found = dict(_depthwise_convs(model))
-    params = _count_parameters(model)
+    params = count_parameters(model)
     macs, sizes = _measure(model, example, found)
     chosen = {
         name: conv
@@ -200,7 +200,7 @@ def replace_depthwise(
         raise
     replacement = DepthwiseReplacement(
         tuple(layers),
-        (params, _count_parameters(model)),
+        (params, count_parameters(model)),
         (macs, new_macs),
         (height, example.shape[3]),
     )
@@ -312,7 +312,3 @@ def _recursive(
             new.convs[-1] = conv
         above.weight.zero_()
     return new.train(conv.training)
-
-
-def _count_parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
