@@ -14,8 +14,10 @@ from mmrecnext.ops import fast_paths
 # oneDNN has a kernel for the weight gradient of depthwise convolutions as wide as this
 # at most. Beyond it takes a general one, which is an order of magnitude slower.
 WIDEST = 3
-# Smaller maps are not worth being taken apart.
+# Smaller maps are not worth being taken apart; but those that are smaller than the
+# kernel are soon, for the general one then copies all that the kernel meets.
 LEAST_NUMEL = 2**15
+LEAST_NUMEL_BELOW_KERNEL = 2**11
 # That kernel adds up one pixel after the other, so that the sum of many loses digits.
 MOST_PIXELS = 2**12
 
@@ -209,7 +211,9 @@ def weight_gradient(
     n, channels, height, width = grad.shape
     like = weight.new_empty(channels, 1, rows, columns)
     is_small = n * height * width <= MOST_PIXELS
-    if (is_small and columns <= WIDEST) or grad.numel() < LEAST_NUMEL:
+    is_below_kernel = x.size(2) < rows or x.size(3) < columns
+    least = LEAST_NUMEL_BELOW_KERNEL if is_below_kernel else LEAST_NUMEL
+    if (is_small and columns <= WIDEST) or grad.numel() < least:
         return _backward(grad, x, like, stride, padding, 1)
 
     reach = (height - 1) * stride[0] + rows, (width - 1) * stride[1] + columns

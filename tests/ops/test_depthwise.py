@@ -46,13 +46,14 @@ def test_gradients_in_double(kernel, stride, times, taken_apart):
     assert gradcheck(lambda x, *_: conv(x), (x, conv.weight, conv.bias), fast_mode=True)
 
 
+@pytest.mark.parametrize('shape', [(2, 16, 91, 75), (64, 16, 2, 3)], ids=str)
 @pytest.mark.parametrize(('kernel', 'stride', 'times'), CASES)
-def test_as_exact_as_pytorch(kernel, stride, times):
+def test_as_exact_as_pytorch(kernel, stride, times, shape):
     torch.manual_seed(0)
     conv = layer(kernel, stride, times, channels=16)
     plain = nn.Conv2d(16, 16 * times, kernel, stride, kernel // 2, groups=16)
     exact = copy.deepcopy(plain).double()
-    x = torch.randn(2, 16, 91, 75).to(memory_format=torch.channels_last)
+    x = torch.randn(shape).to(memory_format=torch.channels_last)
     cotangent = torch.randn_like(plain(x))
     results = []
     for module in (conv, plain, exact):
