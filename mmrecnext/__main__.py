@@ -13,17 +13,8 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from mmrecnext import __version__, mmcv_ext
+from mmrecnext.engine.frameworks import FRAMEWORKS, pip_line
 
-PACKAGES = (
-    'torch',
-    'torchvision',
-    'mmengine',
-    'mmcv',
-    'mmcv-lite',
-    'mmdet',
-    'mmsegmentation',
-    'timm',
-)
 # What each job needs, as alternatives of distributions, and the command that adds it.
 BASE = [
     (('torch',), "pip install 'torch>=2.7'"),
@@ -33,21 +24,38 @@ BASE = [
     (('rich',), 'pip install rich'),
 ]
 MMCV = (('mmcv', 'mmcv-lite'), "pip install 'mmcv-lite>=2.0.0,<2.2.0'")
+
+
+def distribution_of(requirement: str) -> str:
+    """Return the distribution that a requirement names, options before it or not."""
+    return re.split('[<>=!,]', requirement.split()[-1])[0]
+
+
 NEEDS: dict[str, list[tuple[tuple[str, ...], str]]] = {
-    'detection': [*BASE, MMCV, (('mmdet',), "pip install 'mmdet>=3.1.0,<3.4.0'")],
-    'segmentation': [
+    framework.job: [
         *BASE,
         MMCV,
-        (('mmsegmentation',), "pip install 'mmsegmentation>=1.1.0,<1.3.0'"),
-        (('ftfy',), 'pip install ftfy'),
-        (('regex',), 'pip install regex'),
-    ],
-    'classification': [
-        *BASE,
-        (('timm',), "pip install 'timm>=1.0.13'"),
-        (('safetensors',), 'pip install safetensors'),
-    ],
+        *(
+            ((distribution_of(requirement),), pip_line(requirement))
+            for requirement in framework.requirements
+        ),
+    ]
+    for framework in FRAMEWORKS.values()
 }
+NEEDS['classification'] = [
+    *BASE,
+    (('timm',), "pip install 'timm>=1.0.13'"),
+    (('safetensors',), 'pip install safetensors'),
+]
+PACKAGES = (
+    'torch',
+    'torchvision',
+    'mmengine',
+    'mmcv',
+    'mmcv-lite',
+    *(distribution_of(each.requirements[0]) for each in FRAMEWORKS.values()),
+    'timm',
+)
 WIDTH = 80
 INDENT = 16
 

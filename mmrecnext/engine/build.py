@@ -61,6 +61,15 @@ def build_network(
     return network
 
 
+def whole_model(cfg: Config) -> dict[str, Any]:
+    """Return the model of a config, with the preprocessor that stands beside it.
+
+    A runner puts that into the model too.
+    """
+    beside = cfg.get('data_preprocessor')
+    return {**({'data_preprocessor': beside} if beside else {}), **cfg.model}
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that the config names, by default one that checks more."""
     import mmrecnext.engine.runner  # noqa: F401  registers it

@@ -1,4 +1,4 @@
-"""Finding, reading and checking configs of MMDetection and MMSegmentation."""
+"""Finding, reading and checking configs of the OpenMMLab frameworks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mmengine.utils import (
     is_seq_of,
 )
 
-from mmrecnext.engine.frameworks import FRAMEWORKS, NO_FRAMEWORK
+from mmrecnext.engine.frameworks import FRAMEWORKS, NO_FRAMEWORK, names_of
 from mmrecnext.engine.overrides import check_overrides
 from mmrecnext.errors import ConfigError, closest
 
@@ -39,7 +39,7 @@ def shipped(kind: str) -> Path:
 def load_config(
     path: str, options: Mapping[str, Any] | None = None, classifiers: bool = False
 ) -> Config:
-    """Read a config of MMDetection or MMSegmentation, and import what it asks for.
+    """Read a config of an OpenMMLab framework, and import what it asks for.
 
     Args:
         path: config file, the bare name of one that ships with mmrecnext, or one of a
@@ -96,9 +96,9 @@ def locate(name: str | Path) -> Path:
     package, _, inner = str(name).rpartition('::')
     if package and not is_installed(package):
         if package in FRAMEWORKS:
-            hint = f'is not installed: pip install {FRAMEWORKS[package].distribution}'
+            hint = f'is not installed: {FRAMEWORKS[package].pip_line}'
         else:
-            hint = f'is no framework; those are {" and ".join(FRAMEWORKS)}'
+            hint = f'is no framework; those are {names_of()}'
         raise ConfigError(f'there is no config {name}: {package} {hint}')
     folder = configs_of(package) if package else shipped('configs')
     file = folder / inner if package else Path(name)
@@ -209,12 +209,12 @@ def _check_framework(cfg: Config, name: str | Path, classifiers: bool) -> None:
             hint = '; classifiers are for train.py and eval_imagenet.py'
         raise ConfigError(
             f'{name} is a config for {scope or "no framework"} (its `default_scope`); '
-            f'this tool runs configs for {" and ".join(FRAMEWORKS)}{hint}'
+            f'this tool runs configs for {names_of()}{hint}'
         )
     if not FRAMEWORKS[scope].is_installed:
         raise ConfigError(
             f'{name} needs {scope}, which is not installed: '
-            f'pip install {FRAMEWORKS[scope].distribution}'
+            + FRAMEWORKS[scope].pip_line
         )
 
 

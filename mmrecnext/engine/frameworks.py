@@ -1,11 +1,19 @@
-"""The OpenMMLab frameworks that are known, one row each."""
+"""The OpenMMLab frameworks that are known, one row each.
+
+What a row names by a word is found there: ``predicts`` in ``PREDICTIONS`` of
+``mmrecnext/engine/predictions.py``, ``fitter`` in ``FITTERS`` of
+``mmrecnext/swap/fitting.py``, ``tta_module`` below ``mmrecnext/engine/tta/``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from mmengine.config import Config
+if TYPE_CHECKING:  # without it, any Python can read the table
+    from mmengine.config import Config
 
 
 @dataclass(frozen=True)
@@ -14,60 +22,126 @@ class Framework:
 
     Args:
         scope: its package, which is the ``default_scope`` of its configs.
-        distribution: what pip installs it by.
-        visualizer: type that draws its predictions.
+        name: what its authors call it.
+        job: what it does, as ``python -m mmrecnext`` says.
+        extra: the extra of mmrecnext that installs what it needs.
+        requirements: all of that, as arguments of ``pip install``, itself first.
+        fitter: how its necks and heads are fitted to another backbone.
         heads: parts of a model that predict from maps of the neck or the backbone.
-        predicts: ``instances``, which have scores, or a ``label map``.
-        annotations: ``coco``, files whose categories are numbered in their order, or
-            the key of ``data_prefix`` that names a folder of label maps.
-        tta_module: module of ``mmrecnext.engine.tta`` that merges its predictions.
-        tta_model: the framework's type that merges, whose place ours takes.
+        predicts: what its samples hold, which is described and drawn.
+        visualizer: type that draws its predictions.
         image_size: height and width, in pixels, that its operations are counted for.
+        annotations: ``coco``, files whose categories are numbered in their order; or
+            the key of ``data_prefix`` that names a folder of label maps; or None, where
+            none are looked into.
+        to_rgb: option of its preprocessors that turns BGR into RGB.
+        tta_module: what merges its predictions in test-time augmentation; None where
+            nothing does.
+        tta_model: the framework's type that merges, whose place ours takes.
     """
 
     scope: str
-    distribution: str
-    visualizer: str
+    name: str
+    job: str
+    extra: str
+    requirements: tuple[str, ...]
+    fitter: str
     heads: tuple[str, ...]
     predicts: str
-    annotations: str
-    tta_module: str
-    tta_model: str
+    visualizer: str
     image_size: tuple[int, int]
+    annotations: str | None = None
+    to_rgb: str = 'bgr_to_rgb'
+    tta_module: str | None = None
+    tta_model: str = ''
 
     @property
     def is_installed(self) -> bool:
         """Whether its package can be imported."""
         return find_spec(self.scope) is not None
 
+    @property
+    def pip_line(self) -> str:
+        """The command that installs its package."""
+        return pip_line(self.requirements[0])
+
+
+def pip_line(requirement: str) -> str:
+    """Return the command that installs a requirement, options before it included."""
+    *options, version = requirement.split()
+    quote = "'" if set('<>=!,') & set(version) else ''
+    return ' '.join(['pip install', *options, f'{quote}{version}{quote}'])
+
 
 NO_FRAMEWORK = 'mmengine'
-"""Scope of configs whose models are of no framework, such as classifiers."""
+"""Scope of configs whose models are of no framework, such as our classifiers."""
 
 FRAMEWORKS = {
     framework.scope: framework
     for framework in (
         Framework(
             scope='mmdet',
-            distribution='mmdet',
-            visualizer='DetLocalVisualizer',
+            name='MMDetection',
+            job='detection',
+            extra='det',
+            requirements=('mmdet>=3.1.0,<3.4.0',),
+            fitter='detection',
             heads=('rpn_head', 'bbox_head', 'roi_head'),
             predicts='instances',
+            visualizer='DetLocalVisualizer',
+            image_size=(800, 1280),
             annotations='coco',
             tta_module='detection',
             tta_model='DetTTAModel',
-            image_size=(800, 1280),
         ),
         Framework(
             scope='mmseg',
-            distribution='mmsegmentation',
-            visualizer='SegLocalVisualizer',
+            name='MMSegmentation',
+            job='segmentation',
+            extra='seg',
+            requirements=('mmsegmentation>=1.1.0,<1.3.0', 'ftfy', 'regex'),
+            fitter='segmentation',
             heads=('decode_head', 'auxiliary_head'),
             predicts='label map',
+            visualizer='SegLocalVisualizer',
+            image_size=(512, 512),
             annotations='seg_map_path',
             tta_module='segmentation',
             tta_model='SegTTAModel',
-            image_size=(512, 512),
+        ),
+        Framework(
+            scope='mmpose',
+            name='MMPose',
+            job='pose estimation',
+            extra='pose',
+            requirements=(
+                '--no-deps mmpose>=1.3.0,<1.4.0',  # chumpy is never imported
+                '--no-binary xtcocotools xtcocotools>=1.14',  # for NumPy 2
+                'json_tricks',
+                'munkres',
+                'mmdet>=3.1.0,<3.4.0',
+            ),
+            fitter='pose',
+            heads=('head',),
+            predicts='keypoints',
+            visualizer='PoseLocalVisualizer',
+            image_size=(256, 192),
+        ),
+        Framework(
+            scope='mmpretrain',
+            name='MMPretrain',
+            job='classification by MMPretrain',
+            extra='cls',
+            requirements=(
+                'mmpretrain>=1.2.0,<1.3.0',
+                'importlib-metadata<9',  # later ones take a package more
+            ),
+            fitter='classification',
+            heads=('head',),
+            predicts='class',
+            visualizer='UniversalVisualizer',
+            image_size=(224, 224),
+            to_rgb='to_rgb',
         ),
     )
 }
@@ -76,3 +150,9 @@ FRAMEWORKS = {
 def framework_of(cfg: Config) -> Framework:
     """Return the framework of a config that has been checked by ``load_config``."""
     return FRAMEWORKS[cfg.default_scope]
+
+
+def names_of(scopes: Iterable[str] = FRAMEWORKS) -> str:
+    """Return scopes for a sentence."""
+    *most, last = scopes
+    return f'{", ".join(most)} and {last}' if most else last

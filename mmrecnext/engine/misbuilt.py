@@ -12,9 +12,10 @@ from typing import Any
 
 from mmengine.registry import Registry, build_from_cfg
 
+from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import did_you_mean
 
-LIBRARIES = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmrecnext', 'torch', 'numpy'}
+LIBRARIES = {*FRAMEWORKS, 'mmengine', 'mmcv', 'mmrecnext', 'torch', 'numpy'}
 """Packages whose refusals are about what they are given."""
 
 UNEXPECTED = re.compile(r"got an unexpected keyword argument '(\w+)'")

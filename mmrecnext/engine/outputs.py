@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 
 from mmrecnext.engine.configs import type_of
 from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.engine.predictions import Predictions, kind_of
 from mmrecnext.engine.predictor import displayable
 from mmrecnext.engine.unlabelled import metrics_of
 from mmrecnext.errors import ConfigError
@@ -33,16 +34,10 @@ def check_out(cfg: Config, out: str | None):
     if not out:
         return
     of_file = out.endswith((*PICKLES, '.json'))
-    instances = framework_of(cfg).predicts == 'instances'
-    if instances and not of_file:
-        raise ConfigError(
-            f'--out {out}: detections are saved in a file *.pkl, or *.json as of COCO'
-        )
-    if not instances and out.endswith('.json'):
-        raise ConfigError(
-            f'--out {out}: segments are saved as label maps in a folder, or in a file '
-            '*.pkl'
-        )
+    kind = kind_of(cfg.default_scope)
+    suffix = '.json' if out.endswith('.json') else ''
+    if not out.endswith(PICKLES) and suffix not in kind.files:
+        raise ConfigError(f'--out {out}: {kind.saved}')
     if of_file == Path(out).is_dir() and Path(out).exists():
         raise ConfigError(f'--out {out} is a {"folder" if of_file else "file"}')
     (Path(out).parent if of_file else Path(out)).mkdir(parents=True, exist_ok=True)
@@ -71,9 +66,9 @@ def drawing_settings(cfg: Config) -> dict:
     """Return how to draw; a config without a visualizer gets its framework's."""
     framework = framework_of(cfg)
     cfg.setdefault('visualizer', dict(type=framework.visualizer, name='visualizer'))
-    scored = framework.predicts == 'instances'
     hook = cfg.get('default_hooks', {}).get('visualization') or {}
-    return {'pred_score_thr': hook.get('score_thr', 0.3)} if scored else {}
+    threshold = hook.get('score_thr', hook.get('kpt_thr', 0.3))
+    return dict(kind=kind_of(framework.scope), score_thr=threshold)
 
 
 def deploy(cfg: Config):
@@ -157,12 +152,14 @@ class DrawHook(OutputHook):
 
     Args:
         folder: where to.
-        settings: further ones of the visualizer's ``add_datasample``.
+        kind: of what is predicted.
+        score_thr: least score of what is drawn.
     """
 
-    def __init__(self, folder: str, **settings):
+    def __init__(self, folder: str, kind: type[Predictions], score_thr: float):
         super().__init__(folder)
-        self.settings = settings
+        self.kind = kind
+        self.score_thr = score_thr
 
     def write(self, runner: Runner, sample, file: Path):
         """Draw a picture."""
@@ -170,8 +167,14 @@ class DrawHook(OutputHook):
         suffix = suffix if suffix.lower() in SUFFIXES else '.png'
         picture = read_picture(sample.img_path, sample.ori_shape)
         out_file = str(file).removesuffix(suffix) + suffix
-        runner.visualizer.add_datasample(
-            file.name, picture, sample, out_file=out_file, **self.settings
+        kind = self.kind(runner.test_dataloader.dataset.metainfo)
+        kind.draw(
+            runner.visualizer,
+            file.name,
+            picture,
+            sample,
+            self.score_thr,
+            out_file=out_file,
         )
 
 

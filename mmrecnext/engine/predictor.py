@@ -1,4 +1,4 @@
-"""A trained detector or segmentor that predicts pictures, as a test of it would."""
+"""A trained model of a framework that predicts pictures, as a test of it would."""
 
 from __future__ import annotations
 
@@ -15,21 +15,15 @@ from mmcv.transforms import Compose
 from mmcv.transforms import LoadAnnotations as MMCVLoadAnnotations
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import (
-    DATASETS,
-    TRANSFORMS,
-    VISUALIZERS,
-    Registry,
-    init_default_scope,
-)
+from mmengine.registry import TRANSFORMS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
-from pycocotools import mask as coco_mask
 
 from mmrecnext.checkpoint import load_network
-from mmrecnext.engine.build import build_network
+from mmrecnext.engine.build import build_network, whole_model
 from mmrecnext.engine.data import tested_dataset
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.engine.precision import infer_in
+from mmrecnext.engine.predictions import kind_of, label_map_of, registered
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import atomic_write, write_file
@@ -42,7 +36,7 @@ PREPARES = 'whose pipeline prepares the pictures'
 
 
 class Predictor:
-    """A trained model of either framework, with the pipeline of its test data.
+    """A trained model of a framework, with the pipeline of its test data.
 
     Args:
         cfg: its config; ``test_dataloader.dataset.pipeline`` prepares the pictures, as
@@ -77,11 +71,12 @@ class Predictor:
         self.load, self.prepare = split_pipeline(dataset.get('pipeline') or ())
         if 'backbone' in cfg.model:
             cfg.model.backbone.init_cfg = None  # the checkpoint holds it
-        model = build_network(cfg.model, cfg.default_scope)
+        model = build_network(whole_model(cfg), cfg.default_scope)
         saved = load_network(model, checkpoint) if checkpoint else {}
         self.model: Any = model.to(device).eval()
-        count = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
-        self.meta = describe_classes(saved.get('meta') or {}, dataset, count)
+        kind = kind_of(cfg.default_scope)
+        self.meta = kind.read_meta(saved.get('meta') or {}, dataset, model)
+        self.kind = kind(self.meta)
         self.classes = self.meta['classes']
         self.score_thr = score_thr
         if deploy:
@@ -117,6 +112,7 @@ class Predictor:
         if not results or results.get('img') is None:
             raise ConfigError(f'{file} is not an image that can be read{reason}')
         picture = results['img']
+        self.kind.add_inputs(results)
         batch = pseudo_collate([self.prepare(results)])
         with torch.no_grad():
             return picture, self.model.test_step(batch)[0].cpu()
@@ -166,11 +162,11 @@ class Predictor:
         Returns:
             ``[H, W, 3]``, uint8, BGR.
         """
-        options: dict[str, Any] = {'draw_gt': False, 'show': False}
-        if 'pred_instances' in sample:
-            options['pred_score_thr'] = self.score_thr
         rgb = np.ascontiguousarray(displayable(picture)[..., ::-1])
-        self.visualizer.add_datasample('picture', rgb, sample, **options)
+        options = dict(draw_gt=False, show=False)
+        self.kind.draw(
+            self.visualizer, 'picture', rgb, sample, self.score_thr, **options
+        )
         drawn: np.ndarray = self.visualizer.get_image()
         return drawn[..., ::-1]
 
@@ -178,67 +174,10 @@ class Predictor:
         """Say what was found, ready for JSON.
 
         Returns:
-            ``detections``: class, score, box (x1, y1, x2, y2 in pixels) and mask (RLE)
-            of each; or ``segments`` of a panoptic map, class and share of the pixels of
-            each; or ``shares``, of the pixels, of each class that occurs.
+            What ``describe`` of the kind of predictions does, by one word:
+            ``detections`` or ``segments``, ``shares``, ``poses`` or ``classes``.
         """
-        if 'pred_panoptic_seg' in sample:
-            return {'segments': self._describe_panoptic(sample.pred_panoptic_seg)}
-        if 'pred_instances' in sample:
-            return {'detections': self._describe_instances(sample.pred_instances)}
-        labels = label_map_of(sample)
-        names, counts = np.unique(labels, return_counts=True)
-        shares = (counts / labels.size).tolist()
-        return {
-            'shares': {
-                self._name(label): round(share, 4)
-                for label, share in zip(names, shares, strict=True)
-            }
-        }
-
-    def _describe_instances(self, instances: Any) -> list[dict[str, Any]]:
-        instances = instances[instances.scores >= self.score_thr]
-        detections = []
-        for i in range(len(instances)):
-            detection = {
-                'class': self._name(instances.labels[i]),
-                'score': round(instances.scores[i].item(), 4),
-                'box': [round(x, 2) for x in instances.bboxes[i].tolist()],
-            }
-            if 'masks' in instances:
-                mask = np.asfortranarray(instances.masks[i].numpy().astype(np.uint8))
-                rle = coco_mask.encode(mask)
-                detection['mask'] = {**rle, 'counts': rle['counts'].decode()}
-            detections.append(detection)
-        return detections
-
-    def _describe_panoptic(self, panoptic: Any) -> list[dict[str, Any]]:
-        from mmdet.evaluation.functional import INSTANCE_OFFSET
-
-        ids, counts = np.unique(panoptic.sem_seg.numpy(), return_counts=True)
-        shares = (counts / counts.sum()).tolist()
-        return [
-            {'class': self._name(label), 'share': round(share, 4)}
-            for label, share in zip(ids % INSTANCE_OFFSET, shares, strict=True)
-            if label < len(self.classes)  # what is beyond is no class
-        ]
-
-    def _name(self, label: int) -> str:
-        if label >= len(self.classes):
-            raise ConfigError(
-                f'the model tells the class {int(label)}, counted from 0, but there '
-                f'are names of {len(self.classes)} classes: `num_classes` of its heads '
-                'and `metainfo.classes` of the data must agree'
-            )
-        name: str = self.classes[label]
-        return name
-
-
-def registered(name: str, registry: Registry) -> type | None:
-    """Return what a name stands for in the framework of the config."""
-    with registry.switch_scope_and_registry(None) as own:
-        found: type | None = own.get(name)
-    return found
+        return self.kind.describe(sample, self.score_thr)
 
 
 def split_pipeline(pipeline: Sequence[Any]) -> tuple[Compose, Compose]:
@@ -263,49 +202,6 @@ def split_pipeline(pipeline: Sequence[Any]) -> tuple[Compose, Compose]:
         )
     first = reads[0] + 1
     return Compose(steps[:first]), Compose(steps[first:])
-
-
-def describe_classes(
-    meta: Mapping[str, Any], dataset: Mapping[str, Any], count: int | None = None
-) -> dict[str, Any]:
-    """Return names and colours of the classes.
-
-    Args:
-        meta: of a checkpoint, whose names go first: the model was trained with them.
-        dataset: of the config: its ``metainfo``, else what its type has by itself.
-        count: of the classes that the model tells, where it is known. Names of another
-            number of classes in the checkpoint are not those of this model.
-
-    Raises:
-        ConfigError: where there are no names.
-    """
-    own = getattr(registered(dataset['type'], DATASETS), 'METAINFO', None) or {}
-    config = dataset.get('metainfo')
-    config = {**own, **(config if isinstance(config, Mapping) else {})}
-    saved = meta.get('dataset_meta') or meta
-    saved = {str(k).lower(): v for k, v in saved.items()}
-    if len(saved.get('classes') or ()) != count == len(config.get('classes') or ()):
-        saved = {}
-    classes = saved.get('classes') or config.get('classes')
-    if not classes:
-        raise ConfigError(
-            'neither the checkpoint nor the config has names of classes: set '
-            '`metainfo=dict(classes=...)` in `test_dataloader.dataset`'
-        )
-    classes = (classes,) if isinstance(classes, str) else tuple(classes)
-    fits = len(config.get('palette') or ()) == len(classes)
-    palette = saved.get('palette') or (config['palette'] if fits else None)
-    if palette is None or isinstance(palette, str):
-        # MMSegmentation does not draw without.
-        colours = np.random.RandomState(0).randint(0, 256, (len(classes), 3))
-        palette = colours.tolist()
-    return {**config, **saved, 'classes': classes, 'palette': palette}
-
-
-def label_map_of(sample: BaseDataElement) -> np.ndarray:
-    """Return the label map of a segmentor's sample, ``[H, W]``, int64."""
-    labels: np.ndarray = sample.pred_sem_seg.data[0].numpy()
-    return labels.astype(np.int64)
 
 
 def write_image(file: Path, image: np.ndarray) -> None:

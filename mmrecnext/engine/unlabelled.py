@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmrecnext.engine.configs import type_of
-from mmrecnext.engine.data import leaf_datasets
+from mmrecnext.engine.data import leaf_datasets, prefixes_of
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.errors import ConfigError
 
@@ -23,10 +23,12 @@ def missing_annotations(cfg: Config) -> str | None:
         pictures and no annotations; ``None`` where nothing is missing.
     """
     annotations = framework_of(cfg).annotations
+    if annotations is None:
+        return None
     for dataset in leaf_datasets(cfg.test_dataloader.dataset):
         root = dataset.get('data_root') or ''
         if annotations != 'coco':
-            prefix = dict(dataset.get('data_prefix') or {}).get(annotations)
+            prefix = prefixes_of(dataset).get(annotations)
             if prefix and not os.path.isdir(folder := os.path.join(root, prefix)):
                 return folder
         elif file := dataset.get('ann_file'):

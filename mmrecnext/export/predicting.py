@@ -14,7 +14,8 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from mmrecnext.engine.data import leaf_datasets
 from mmrecnext.engine.data.names import classes_of
-from mmrecnext.engine.predictor import registered
+from mmrecnext.engine.frameworks import FRAMEWORKS
+from mmrecnext.engine.predictions import registered
 from mmrecnext.errors import ExportError, brief
 from mmrecnext.export.exported import open_exported
 from mmrecnext.export.masks import paste_masks
@@ -49,7 +50,8 @@ class Exported(BaseModel):
         super().__init__()
         self.file = open_exported(file).load()
         scope, *_ = _parts(file, self.file.about)
-        self.predict = _instances if scope == 'mmdet' else _segments
+        segments = FRAMEWORKS[scope].predicts == 'label map'
+        self.predict = _segments if segments else _instances
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse what needs the network itself: losses and features."""

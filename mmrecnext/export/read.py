@@ -16,6 +16,7 @@ from mmrecnext.checkpoint.sources import hash_of
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import type_of
 from mmrecnext.engine.data import leaf_datasets, tested_dataset
+from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.export.heads import subject_maker
 from mmrecnext.export.images import preparation_of
@@ -95,9 +96,10 @@ def network_subject(
     elif backbone:
         raise ConfigError('the model of the config has no `backbone`')
     scope = cfg.default_scope
-    if masks and scope == 'mmseg' and not backbone:
+    predicts = framework_of(cfg).predicts
+    if masks and predicts != 'instances' and not backbone:
         raise OptionError('--masks is for detectors')
-    if logits and scope == 'mmdet' and not backbone:
+    if logits and predicts != 'label map' and not backbone:
         raise OptionError('--logits is for segmentors')
     model: Any = build_network(cfg.model, scope).eval()
     make = None if backbone else subject_maker(model, scope)  # before what takes long
@@ -106,13 +108,14 @@ def network_subject(
     about = dict(resize=resizes(cfg), **source(cfg.filename or scope, checkpoint))
     if make is None:
         return backbone_subject(model.backbone, how, deploy, **about)
-    about.update(dict(logits=logits) if scope == 'mmseg' else dict(masks=masks))
+    segments = predicts == 'label map'
+    about.update(dict(logits=logits) if segments else dict(masks=masks))
     return make(model, how, deploy, **about, **classes(cfg, meta, model))
 
 
 def classes(cfg: Config, meta: dict[str, Any], model: Any) -> dict[str, Any]:
     """Return names and colours of the classes of a network."""
-    from mmrecnext.engine.predictor import describe_classes  # here: it draws, too
+    from mmrecnext.engine.predictions import describe_classes  # here: it draws
 
     names = ('decode_head', 'bbox_head', 'roi_head.bbox_head')
     modules = dict(model.named_modules())

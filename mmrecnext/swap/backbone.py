@@ -1,11 +1,9 @@
-"""The swap itself: which stages take the place of which maps, and the new backbone."""
+"""The swap itself: one backbone out, another in, and all that hangs on it."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from math import log2
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import is_seq_of
 
-from mmrecnext.archs import (
-    NUM_STAGES,
-    Arch,
-    MLLAArch,
-    get_arch,
-    get_mlla_arch,
-    is_mlla,
-)
+from mmrecnext.archs import get_arch, get_mlla_arch, is_mlla
 from mmrecnext.checkpoint.sources import check_source, existing_file
 from mmrecnext.engine.build import SYNCED_NORMS
 from mmrecnext.engine.configs import (
@@ -29,18 +20,13 @@ from mmrecnext.engine.configs import (
     spell_out,
     type_of,
 )
-from mmrecnext.engine.frameworks import FRAMEWORKS
+from mmrecnext.engine.frameworks import FRAMEWORKS, names_of
 from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.pretrained import get_pretrained
-from mmrecnext.swap.consumers import fit_consumers, fit_padding, is_pyramid
-from mmrecnext.swap.measure import (
-    IMAGE_CHANNELS,
-    STRIDES,
-    Map,
-    image_channels,
-    measure_backbone,
-)
-from mmrecnext.swap.reasons import check_backbone, check_model
+from mmrecnext.swap.fitting import fitter_of
+from mmrecnext.swap.measure import IMAGE_CHANNELS, image_channels
+from mmrecnext.swap.plan import family_of
+from mmrecnext.swap.reasons import check_model
 from mmrecnext.swap.training import fit_training, is_other_model, swapped_nodes
 
 
@@ -50,7 +36,7 @@ def swap_backbone(
     pretrained: bool | str | None = True,
     strides: Sequence[int] | None = None,
 ) -> Config:
-    """Put a RecNeXt, or an MLLA, in the place of a detector's or segmentor's backbone.
+    """Put a RecNeXt, or an MLLA, in the place of the backbone of any model.
 
     What depends on the backbone is rewritten too: channels of necks and heads, strides,
     normalisation of the images, weights to start from, and optimizer settings that name
@@ -61,8 +47,8 @@ def swap_backbone(
     names are imported for that.
 
     Args:
-        cfg: a config of MMDetection or MMSegmentation: loaded, or a path, or a name
-            such as ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
+        cfg: a config of an OpenMMLab framework: loaded, or a path, or a name such as
+            ``mmdet::retinanet/retinanet_r50_fpn_1x_coco.py``.
         arch: the RecNeXt, as its option of that name; or the MLLA, by a name or the
             ``base`` of its settings. Of MLLA, no weights are published.
         pretrained: weights to start from: True for the default published ones of
@@ -100,14 +86,15 @@ def swap_backbone(
         raise ConfigError(f'model.backbone: {type_of(cfg.model)} has none')
 
     packages = {str(owner.backbone.get('type')).split('.')[0] for _, owner in owners}
-    packages &= MODULE2PACKAGE.keys() - FRAMEWORKS.keys()
+    packages &= MODULE2PACKAGE.keys() - {cfg.default_scope}
     import_modules(cfg, dispensable=packages)
     synced = any(type_of(node) in SYNCED_NORMS for node in swapped_nodes(cfg.model))
+    fitter = fitter_of(cfg.default_scope)
     for path, owner in owners:
-        check_backbone(owner, path)
+        fitter.check(owner, path)
         old = owner.backbone
-        maps = measure_backbone(owner, path, cfg.default_scope, strides)
-        plan = plan_stages(owner, maps, layout, path)
+        maps = fitter.measure(owner, path, strides)
+        plan = fitter.plan(owner, path, maps, layout)
         kept = kept_options(old, cfg.default_scope)
         if pretrained is True and 'in_channels' in kept:
             raise OptionError(
@@ -122,17 +109,10 @@ def swap_backbone(
             **kept,
             **({'init_cfg': init_cfg} if init_cfg else {}),
         )
-        fit_consumers(owner, path, maps, layout, cfg.default_scope)
-        if cfg.default_scope == 'mmdet' and not is_pyramid(owner.get('neck')):
-            new = measure_backbone(owner, path, cfg.default_scope)
-            fit_padding(cfg.model, maps, new)
+        fitter.fit(owner, path, maps, layout)
+        fitter.fit_model(cfg.model, owner, path, maps)
     fit_training(cfg, owners, packages)
     return cfg
-
-
-def family_of(arch: Arch | MLLAArch) -> str:
-    """Return the name of the class of backbones that an arch describes."""
-    return 'MLLA' if isinstance(arch, MLLAArch) else 'RecNeXt'
 
 
 def check_config(cfg: Config) -> None:
@@ -140,7 +120,7 @@ def check_config(cfg: Config) -> None:
     if cfg.get('default_scope') not in FRAMEWORKS:
         raise ConfigError(
             f'default_scope is {cfg.get("default_scope")}; configs for '
-            f'{" and ".join(FRAMEWORKS)} can be swapped'
+            f'{names_of()} can be swapped'
         )
     if not cfg.get('model'):
         raise ConfigError('model: the config has none')
@@ -196,71 +176,3 @@ def find_owners(
     for key, value in node.items():
         if isinstance(value, Mapping) and not is_other_model(key):
             yield from find_owners(value, f'{path}.{key}')
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which stages of the backbone give the maps, and how far they are dilated."""
-
-    stages: tuple[int, ...]
-    output_stride: int | None
-
-    def options(self, arch: Arch | MLLAArch) -> dict[str, Any]:
-        """Return the options of the backbone that differ from its defaults."""
-        options: dict[str, Any] = {}
-        if self.stages != tuple(range(NUM_STAGES)):
-            options['out_indices'] = self.stages
-        if self.output_stride:
-            options['output_stride'] = max(self.output_stride, arch.strides[0])
-        return options
-
-
-def plan_stages(
-    owner: Mapping[str, Any], maps: Sequence[Map], arch: Arch | MLLAArch, path: str
-) -> Plan:
-    """Choose a stage for each map of the old backbone, by its depth.
-
-    A map of stride 8 whose stage is dilated by 4 is as deep as one of stride 32. Below
-    a feature pyramid, which adds coarser maps, those that no stage gives are left out.
-
-    Raises:
-        ConfigError: where the model cannot give such maps.
-    """
-    old = owner['backbone']
-    strides = [m.stride for m in maps]
-    depths = [m.stride * d for m, d in zip(maps, dilations_of(old, maps), strict=True)]
-    if len(maps) > 1 and len(set(depths)) == 1:
-        raise ConfigError(
-            f'{path}.backbone: all maps of {type_of(old)} have the stride '
-            f'{strides[0]}, and what follows is made for those'
-        )
-    stages: list[int] = []
-    for depth in depths:
-        nearest = round(log2(depth / STRIDES[0]))
-        stages.append(max(nearest, stages[-1] + 1 if stages else 0))
-    # SSD's anchors go with the size of its images: the strides cannot double.
-    exact = stages[-1] >= NUM_STAGES or type_of(owner.get('neck')) == 'SSDNeck'
-    if exact and set(strides) <= set(arch.strides):
-        stages = [arch.strides.index(stride) for stride in strides]
-    if stages[-1] >= NUM_STAGES and is_pyramid(owner.get('neck')):
-        stages = [i for i, stride in enumerate(arch.strides) if stride in strides]
-        depths = strides = [arch.strides[i] for i in stages]
-    if not stages or sorted(depths) != depths or stages[-1] >= NUM_STAGES:
-        raise ConfigError(
-            f'{path}.backbone: {type_of(old)} gives maps of strides {strides}; those '
-            f'of this {family_of(arch)} are {list(arch.strides)}'
-        )
-    if depths != strides and isinstance(arch, MLLAArch):
-        raise ConfigError(
-            f'{path}.backbone: {type_of(old)} is dilated, to strides {strides}, which '
-            'an MLLA cannot be: take a RecNeXt'
-        )
-    return Plan(tuple(stages), max(strides) if depths != strides else None)
-
-
-def dilations_of(old: Mapping[str, Any], maps: Sequence[Map]) -> list[int]:
-    """Return by how much the stage of each map forgoes to reduce it, for dilation."""
-    dilations = old.get('dilations')
-    if not dilations or max(m.stride for m in maps) >= STRIDES[-1]:
-        return [1] * len(maps)
-    return [dilations[i] for i in old.get('out_indices', range(len(maps)))]

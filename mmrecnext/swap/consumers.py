@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from mmengine.config import ConfigDict
 
@@ -16,54 +16,135 @@ from mmrecnext.swap.measure import (
     measure_backbone,
     measure_necks,
 )
+from mmrecnext.swap.plan import Plan, is_pyramid, plan_stages
+from mmrecnext.swap.reasons import check_backbone
 
-FPNS = ('FPN', 'FPN_CARAFE', 'FPN_DropBlock', 'NASFPN', 'PAFPN')
-"""Necks that take any number of maps, and add coarser ones up to ``num_outs``."""
+Heads: TypeAlias = Sequence[tuple[str, ConfigDict]]
+"""Path and node of each head."""
 
 STRIDE_FIELDS = ('strides', 'featmap_strides', 'feature_strides', 'point_strides')
-CHANNEL_FIELDS = ('in_channels', 'out_channels')
+
 NO_HEADS = ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg')
 
 
-def fit_consumers(
-    owner: ConfigDict, path: str, old: Sequence[Map], arch: Arch | MLLAArch, scope: str
-):
-    """Make what stands behind a new backbone fit it, in place.
+class Fitter:
+    """Makes what stands behind a backbone fit another one, in models of a framework.
+
+    What a framework does otherwise, its own fitter overrides: see ``FITTERS``.
 
     Args:
-        owner: the node with the new ``backbone``.
-        path: of the node in the config.
-        old: maps of the old backbone.
-        arch: what the new one is.
-        scope: framework of the config.
+        scope: the framework.
 
-    Raises:
-        ConfigError: naming a field that cannot be rewritten.
+    Attributes:
+        keeps_strides (bool): whether maps must have the strides that they had before,
+            where stages of the new backbone have them. If not, they are as deep.
     """
-    given: Sequence[Map] | None
-    try:
-        given = measure_necks(old, as_list(owner.get('neck')), path, scope)
-    except ConfigError:  # such as for want of an operator
-        given = None
-    if owner.get('neck'):
-        fit_neck(owner, path, old, arch, scope)
-    elif 'shared_head' in (owner.get('roi_head') or {}):
-        keep_channels(owner, path, old, scope)
-    maps = measure_backbone(owner, path, scope)
-    if given is None:
-        if [m.stride for m in maps] == [m.stride for m in old]:
-            return  # the neck makes of the maps what it made of the old ones
-        given, new = old, tuple(maps)
-    else:
-        new = measure_necks(maps, as_list(owner.get('neck')), path, scope)
 
-    heads = list(find_heads(owner, path))
-    if scope == 'mmseg':
-        for head_path, head in heads:
-            fit_segmentation_head(head, head_path, given, new)
-    elif [m.channels for m in given] != [m.channels for m in new]:
-        fit_detection_heads(heads, path, given, new)
-    fit_strides(heads, path, given, new, scope)
+    keeps_strides = False
+
+    def __init__(self, scope: str):
+        self.scope = scope
+
+    def check(self, owner: ConfigDict, path: str) -> None:
+        """Refuse a backbone that cannot be swapped, before it is measured.
+
+        Args:
+            owner: the node with the keys ``backbone`` and perhaps ``neck``.
+            path: of the node in the config.
+
+        Raises:
+            ConfigError: with the reason.
+        """
+        check_backbone(owner, path)
+
+    def measure(
+        self, owner: ConfigDict, path: str, strides: Sequence[int] | None
+    ) -> tuple[Map, ...]:
+        """Return the maps of the old backbone; see :func:`measure_backbone`."""
+        return measure_backbone(owner, path, self.scope, strides)
+
+    def plan(
+        self,
+        owner: ConfigDict,
+        path: str,
+        maps: Sequence[Map],
+        arch: Arch | MLLAArch,
+    ) -> Plan:
+        """Choose a stage of the new backbone for each of those maps.
+
+        Raises:
+            ConfigError: where it cannot give such maps.
+        """
+        return plan_stages(owner, maps, arch, path, self.keeps_strides)
+
+    def fit(
+        self, owner: ConfigDict, path: str, old: Sequence[Map], arch: Arch | MLLAArch
+    ) -> None:
+        """Fit neck and heads to the new backbone, in place.
+
+        Args:
+            owner: the node with the new ``backbone``.
+            path: of the node in the config.
+            old: maps of the old backbone.
+            arch: what the new one is.
+
+        Raises:
+            ConfigError: naming a field that cannot be rewritten.
+        """
+        given: Sequence[Map] | None
+        try:
+            given = measure_necks(old, as_list(owner.get('neck')), path, self.scope)
+        except ConfigError:  # such as for want of an operator
+            given = None
+        self.fit_neck(owner, path, old, arch)
+        maps = measure_backbone(owner, path, self.scope)
+        if given is None:
+            if [m.stride for m in maps] == [m.stride for m in old]:
+                return  # the neck makes of the maps what it made of the old ones
+            given, new = old, tuple(maps)
+        else:
+            new = measure_necks(maps, as_list(owner.get('neck')), path, self.scope)
+        heads = list(find_heads(owner, path))
+        self.fit_heads(heads, path, given, new)
+        self.fit_strides(heads, path, given, new)
+
+    def fit_neck(
+        self, owner: ConfigDict, path: str, old: Sequence[Map], arch: Arch | MLLAArch
+    ) -> None:
+        """Rewrite what the first neck knows of the backbone's maps."""
+        if owner.get('neck'):
+            fit_neck(owner, path, old, arch, self.scope)
+
+    def fit_heads(
+        self, heads: Heads, path: str, old: Sequence[Map], new: Sequence[Map]
+    ) -> None:
+        """Rewrite the channels of heads.
+
+        Args:
+            heads: path and node of each.
+            path: of the model.
+            old: maps that they took.
+            new: maps that they take.
+        """
+        raise NotImplementedError
+
+    def fit_strides(
+        self, heads: Heads, path: str, old: Sequence[Map], new: Sequence[Map]
+    ) -> None:
+        """Rewrite what heads know of strides, likewise."""
+        fit_strides(heads, path, old, new, self.scope)
+
+    def fit_model(
+        self, model: ConfigDict, owner: ConfigDict, path: str, old: Sequence[Map]
+    ) -> None:
+        """Rewrite what stands elsewhere in the model, such as how images are padded.
+
+        Args:
+            model: the whole model.
+            owner: its part with the new backbone.
+            path: of that part.
+            old: maps of the old backbone.
+        """
 
 
 def as_list(node: Any) -> list:
@@ -135,11 +216,6 @@ def fit_neck(
             owner.bbox_head.type = 'mmrecnext.SSDHead'
 
 
-def is_pyramid(neck: Any) -> bool:
-    """Tell a neck that takes any number of maps."""
-    return type_of(neck[0] if isinstance(neck, list | tuple) else neck) in FPNS
-
-
 def fit_pyramid(
     backbone: ConfigDict, neck: ConfigDict, old: Sequence[Map], arch: Arch | MLLAArch
 ) -> bool:
@@ -171,80 +247,8 @@ def fit_pyramid(
     return True
 
 
-def keep_channels(owner: ConfigDict, path: str, old: Sequence[Map], scope: str):
-    """Feed a shared head, a stage of the old backbone, with as many channels as before.
-
-    A 1x1 convolution stands in between.
-    """
-    owner.neck = ConfigDict(
-        type='ChannelMapper',
-        in_channels=[m.channels for m in measure_backbone(owner, path, scope)],
-        kernel_size=1,
-        out_channels=old[-1].channels,
-        act_cfg=None,
-        num_outs=len(old),
-    )
-
-
-def fit_segmentation_head(
-    head: ConfigDict, path: str, old: Sequence[Map], new: Sequence[Map]
-):
-    """Rewrite the channels of a head of MMSegmentation, of the maps that it selects."""
-    if 'kernel_generate_head' in head:
-        inner = head.kernel_generate_head
-        fit_segmentation_head(inner, f'{path}.kernel_generate_head', old, new)
-    channels = head.get('in_channels')
-    if channels is None:
-        return
-    is_one = isinstance(channels, int)
-    index = head.get('in_index', -1 if is_one else range(len(old)))
-    indices = [index] if isinstance(index, int) else list(index)
-    expected = [old[i].channels for i in indices]
-    if [channels] != expected if is_one else list(channels) != expected:
-        raise ConfigError(
-            f'{path}.in_channels: {channels}, but the maps that it takes have '
-            f'{expected} channels'
-        )
-    head.in_channels = like(channels, [new[i].channels for i in indices])
-    if head.get('c1_in_channels'):  # DeepLabV3+: of the finest map
-        head.c1_in_channels = new[0].channels
-    if head.get('num_convs') == 0 and head.get('channels') == channels:
-        head.channels = head.in_channels
-
-
-def fit_detection_heads(
-    heads: Sequence[tuple[str, ConfigDict]],
-    path: str,
-    old: Sequence[Map],
-    new: Sequence[Map],
-):
-    """Rewrite the channels of heads of MMDetection that no neck shields.
-
-    Raises:
-        ConfigError: where no field has the channels of the old maps.
-    """
-    before = [m.channels for m in old]
-    found = False
-    for node in nodes([head for _, head in heads]):
-        for field in CHANNEL_FIELDS:
-            value = node.get(field)
-            if value is None or as_list(value) != before:
-                continue
-            node[field] = like(value, [m.channels for m in new])
-            found = True
-    if not found:
-        raise ConfigError(
-            f'{path}: no head has `in_channels` of {before}, the channels of the maps '
-            'that it takes'
-        )
-
-
 def fit_strides(
-    heads: Sequence[tuple[str, ConfigDict]],
-    path: str,
-    old: Sequence[Map],
-    new: Sequence[Map],
-    scope: str,
+    heads: Heads, path: str, old: Sequence[Map], new: Sequence[Map], scope: str
 ):
     """Scale the strides of anchors, RoI extractors and heads with those of the maps.
 
@@ -267,21 +271,6 @@ def fit_strides(
         )
     for node, field, strides in nodes_with:
         node[field] = scaled(strides, int(*factors))
-
-
-def fit_padding(model: Mapping, old: Sequence[Map], new: Sequence[Map]):
-    """Have images padded to whole pixels of the coarsest map, as before, in place.
-
-    An FPN adapts to any size; others, as YOLOX's, double a map and lay it on the next.
-    """
-    before, now = (max(m.stride for m in maps) for maps in (old, new))
-    if now <= before:
-        return
-    for node in nodes(model):
-        for field in ('pad_size_divisor', 'size_divisor'):
-            value = node.get(field)
-            if isinstance(value, int) and value % before == 0 < value % now:
-                node[field] = value * now // before
 
 
 def scaled(strides: Any, factor: int) -> Any:

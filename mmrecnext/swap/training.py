@@ -12,6 +12,7 @@ from torch import nn
 
 from mmrecnext.compat import BatchNorm
 from mmrecnext.engine.configs import custom_modules, import_modules, nodes, type_of
+from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.engine.optim import layers_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import Backbone
@@ -75,9 +76,9 @@ def preprocessors(cfg: Config, path: str) -> list[ConfigDict]:
     """
     found = [
         node
-        for node in swapped_nodes(cfg._cfg_dict)
-        if type_of(node).lower().endswith('datapreprocessor')
-        and 'data_preprocessor' not in node
+        for parent in swapped_nodes(cfg._cfg_dict)
+        for key, node in parent.items()
+        if isinstance(node, Mapping) and is_preprocessor(key, node)
     ]
     if not found:
         raise ConfigError(
@@ -86,10 +87,19 @@ def preprocessors(cfg: Config, path: str) -> list[ConfigDict]:
     return found
 
 
+def is_preprocessor(key: str, node: Mapping) -> bool:
+    """Tell what normalises images, and holds nothing else that does."""
+    if not type_of(node):  # classifiers know it by its place
+        return key == 'data_preprocessor' and 'mean' in node
+    named = type_of(node).lower().endswith('datapreprocessor')
+    return named and 'data_preprocessor' not in node
+
+
 def fit_normalisation(cfg: Config, path: str):
     """Have images normalised as RecNeXt expects, once."""
+    to_rgb = framework_of(cfg).to_rgb
     for node in preprocessors(cfg, path):
-        node.update(mean=list(MEAN_OF_255), std=list(STD_OF_255), bgr_to_rgb=True)
+        node.update({'mean': [*MEAN_OF_255], 'std': [*STD_OF_255], to_rgb: True})
         if node.get('rgb_to_bgr'):
             node.rgb_to_bgr = False
     for node in nodes(cfg._cfg_dict):
@@ -115,7 +125,7 @@ def keep_normalisation(cfg: Config, path: str, channels: int):
     # A model's own comes before that of the config.
     inner = Config(dict(model=cfg.model)) if 'data_preprocessor' in cfg.model else cfg
     for node in preprocessors(inner, path):
-        for option in ('bgr_to_rgb', 'rgb_to_bgr'):
+        for option in ('bgr_to_rgb', 'rgb_to_bgr', 'to_rgb'):
             if node.get(option):
                 node[option] = False
         for option in ('mean', 'std'):

@@ -258,7 +258,10 @@ def test_bare_names_are_found_below_configs():
             'retinanet_r50_fpn_1x_coco.py',
             r'did you mean mmdet::retinanet/retinanet_r50_fpn_1x_coco\.py\?',
         ),
-        ('nosuch::x.py', 'nosuch is no framework; those are mmdet and mmseg'),
+        (
+            'nosuch::x.py',
+            'nosuch is no framework; those are mmdet, mmseg, .* and mmpretrain',
+        ),
     ],
 )
 def test_a_config_that_is_not_there_is_answered_by_the_closest(read, name, message):

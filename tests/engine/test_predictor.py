@@ -11,13 +11,8 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 
-from mmrecnext.engine.predictor import (
-    Predictor,
-    describe_classes,
-    displayable,
-    label_map_of,
-    middles,
-)
+from mmrecnext.engine.predictions import describe_classes, label_map_of
+from mmrecnext.engine.predictor import Predictor, displayable, middles
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
 from tests.helpers import ROOT, tool

@@ -313,14 +313,14 @@ class TestBadInput:
         assert 'cannot read' in fails('train', tmp_path / 'broken.py')
 
     def test_config_of_another_framework(self, fails, tmp_path):
-        (tmp_path / 'other.py').write_text("default_scope = 'mmpretrain'")
+        (tmp_path / 'other.py').write_text("default_scope = 'mmagic'")
         message = fails('train', tmp_path / 'other.py')
-        assert 'config for mmpretrain' in message and 'mmdet and mmseg' in message
+        assert 'config for mmagic' in message and 'mmdet, mmseg' in message
 
     def test_framework_that_is_not_installed(self, fails, monkeypatch):
 
         monkeypatch.setattr('mmrecnext.engine.frameworks.find_spec', lambda name: None)
-        assert 'pip install mmsegmentation' in fails('train', SEG)
+        assert "pip install 'mmsegmentation" in fails('train', SEG)
 
     @pytest.mark.parametrize('config', [DET, SEG])
     def test_missing_data(self, config, fails):

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.registry import DefaultScope
 
-from mmrecnext.engine.data.datasets import leaf_datasets, tested_dataset
+from mmrecnext.engine.data.datasets import leaf_datasets, prefixes_of, tested_dataset
 from mmrecnext.engine.data.files import check_paths, describe_empty
 from mmrecnext.engine.data.hook import DataHook
 from mmrecnext.engine.frameworks import FRAMEWORKS
@@ -25,6 +25,7 @@ __all__ = [
     'check_data',
     'describe_empty',
     'leaf_datasets',
+    'prefixes_of',
     'tested_dataset',
 ]
 

@@ -21,7 +21,7 @@ from mmrecnext.engine.data.annotations import (
     read_annotations,
     read_categories,
 )
-from mmrecnext.engine.data.datasets import is_remote, leaf_datasets
+from mmrecnext.engine.data.datasets import is_remote, leaf_datasets, prefixes_of
 from mmrecnext.engine.data.files import missing
 from mmrecnext.engine.data.names import check_names, classes_of
 from mmrecnext.errors import DataError, brief
@@ -186,7 +186,7 @@ def _check_pictures(reader: Reader, content: Content):
     if dict(dataset.get('filter_cfg') or {}).get('filter_empty_gt'):
         kept = [k for k, name in content.categories.items() if name in reader.classes]
         keys = set().union(*(content.annotated[key] for key in kept))
-    prefix = dict(dataset.get('data_prefix') or {}).get('img', '')
+    prefix = prefixes_of(dataset).get('img', '')
     folder = os.path.join(dataset.get('data_root') or '', prefix)
     files = [os.path.join(folder, content.images[key]['file_name']) for key in keys]
     if gone := missing(files):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -42,6 +42,15 @@ def built_leaves(dataset: Any) -> Iterator[Any]:
         yield from built_leaves(each)
     if not inner:
         yield dataset
+
+
+def prefixes_of(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``data_prefix`` of a dataset by what lies there.
+
+    A text, which classifiers have, is the folder of the pictures.
+    """
+    prefix = dataset.get('data_prefix') or {}
+    return dict(img_path=prefix) if isinstance(prefix, str) else dict(prefix)
 
 
 def is_remote(path: str) -> bool:

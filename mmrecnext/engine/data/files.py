@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmrecnext.engine.configs import nodes
-from mmrecnext.engine.data.datasets import is_remote, leaf_datasets
+from mmrecnext.engine.data.datasets import is_remote, leaf_datasets, prefixes_of
 from mmrecnext.errors import ConfigError
 
 
@@ -45,7 +45,7 @@ def _data_paths(cfg: Config, split: str) -> Iterator[str]:
         root = dataset.get('data_root') or ''
         if ann_file := dataset.get('ann_file'):
             yield os.path.join(root, ann_file)
-        for prefix in dict(dataset.get('data_prefix') or {}).values():
+        for prefix in prefixes_of(dataset).values():
             if isinstance(prefix, str) and prefix:
                 yield os.path.join(root, prefix)
     for evaluator in nodes(cfg.get(f'{split}_evaluator')):
@@ -90,7 +90,7 @@ def describe_empty(dataset: Mapping) -> str:
         dataset: config of the dataset, wrapped or not.
     """
     leaf = next(iter(leaf_datasets(dataset)))
-    prefix = dict(leaf.get('data_prefix') or {})
+    prefix = prefixes_of(leaf)
     root = leaf.get('data_root') or ''
     pictures = os.path.join(root, prefix.get('img_path') or '')
     if 'img_path' in prefix and not leaf.get('ann_file') and os.path.isdir(pictures):

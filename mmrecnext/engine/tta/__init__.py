@@ -1,4 +1,4 @@
-"""Test-time augmentation of what either framework predicts, where it can be merged."""
+"""Test-time augmentation of what a framework predicts, where it can be merged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from mmrecnext.engine.configs import nodes, type_of
 from mmrecnext.engine.data import leaf_datasets
-from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.engine.frameworks import FRAMEWORKS, framework_of, names_of
 from mmrecnext.errors import ConfigError
 
 
@@ -24,6 +24,11 @@ def augment(cfg: Config):
         ConfigError: for a model whose predictions cannot be merged.
     """
     framework = framework_of(cfg)
+    if framework.tta_module is None:
+        able = names_of(s for s, row in FRAMEWORKS.items() if row.tta_module)
+        raise ConfigError(
+            f'--tta merges predictions of {able}, not of {framework.scope}'
+        )
     module = import_module(f'{__name__}.{framework.tta_module}')
     module.check_mergeable(cfg.model)
     if type_of(cfg.get('tta_model')) in ('', framework.tta_model):

@@ -1,0 +1,345 @@
+"""What the samples of a framework hold: how it is named, described and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from mmengine.registry import DATASETS, Registry
+from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
+from pycocotools import mask as coco_mask
+
+from mmrecnext.engine.frameworks import FRAMEWORKS
+from mmrecnext.errors import ConfigError
+
+MOST_CLASSES = 5
+"""Classes of a picture that are told, the likeliest ones."""
+
+
+class Predictions:
+    """What a kind of model predicts, and all that depends on that.
+
+    Args:
+        meta: what :meth:`read_meta` returned.
+
+    Attributes:
+        files (tuple): suffixes of the files, pickles aside, that predictions of a test
+            are saved in; an empty one is a folder.
+        saved (str): what ``--out`` takes, for a sentence.
+        scored (bool): whether those below a score are left out of pictures.
+    """
+
+    files: tuple[str, ...] = ()
+    saved = 'predictions are saved in a file *.pkl'
+    scored = False
+
+    def __init__(self, meta: Mapping[str, Any]):
+        self.meta = meta
+
+    @staticmethod
+    def read_meta(
+        saved: Mapping[str, Any], dataset: Mapping[str, Any], model: Any
+    ) -> dict[str, Any]:
+        """Return names and colours of what is predicted.
+
+        Args:
+            saved: ``meta`` of a checkpoint.
+            dataset: config of the dataset that is tested.
+            model: the model.
+
+        Raises:
+            ConfigError: where there are no names.
+        """
+        count = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
+        return describe_classes(saved, dataset, count)
+
+    def add_inputs(self, results: dict[str, Any]) -> None:
+        """Add what a pipeline takes beside the picture that it has read, in place."""
+
+    def describe(
+        self, sample: BaseDataElement, score_thr: float = 0.0
+    ) -> dict[str, Any]:
+        """Say what was found, ready for JSON.
+
+        Args:
+            sample: of the framework, on the CPU.
+            score_thr: least score of what is told.
+        """
+        raise NotImplementedError
+
+    def draw(
+        self,
+        visualizer: Visualizer,
+        name: str,
+        picture: np.ndarray,
+        sample: BaseDataElement,
+        score_thr: float,
+        **options: Any,
+    ) -> None:
+        """Draw a sample.
+
+        Args:
+            visualizer: of the framework.
+            name: of the picture.
+            picture: ``[H, W, 3]``, uint8, RGB.
+            sample: of the framework, on the CPU.
+            score_thr: least score of what is drawn.
+            **options: ``draw_gt``, ``show`` and ``out_file`` of the visualizer.
+        """
+        if self.scored and 'pred_instances' in sample:
+            options['pred_score_thr'] = score_thr
+        visualizer.add_datasample(name, picture, sample, **options)
+
+    def name(self, label: int) -> str:
+        """Return the name of a class.
+
+        Raises:
+            ConfigError: where there is none.
+        """
+        classes = self.meta['classes']
+        if label >= len(classes):
+            raise ConfigError(
+                f'the model tells the class {int(label)}, counted from 0, but there '
+                f'are names of {len(classes)} classes: `num_classes` of its heads '
+                'and `metainfo.classes` of the data must agree'
+            )
+        name: str = classes[label]
+        return name
+
+    def _describe_label_map(self, sample: BaseDataElement) -> dict[str, float]:
+        labels = label_map_of(sample)
+        names, counts = np.unique(labels, return_counts=True)
+        shares = (counts / labels.size).tolist()
+        return {
+            self.name(label): round(share, 4)
+            for label, share in zip(names, shares, strict=True)
+        }
+
+
+class Instances(Predictions):
+    """Boxes with scores, and masks; or a panoptic map."""
+
+    files = ('.json',)
+    saved = 'detections are saved in a file *.pkl, or *.json as of COCO'
+    scored = True
+
+    def describe(
+        self, sample: BaseDataElement, score_thr: float = 0.0
+    ) -> dict[str, Any]:
+        """Say what was found, ready for JSON.
+
+        Returns:
+            ``detections``: class, score, box (x1, y1, x2, y2 in pixels) and mask (RLE)
+            of each; or ``segments`` of a panoptic map, class and share of the pixels of
+            each; or what :class:`LabelMap` returns.
+        """
+        if 'pred_panoptic_seg' in sample:
+            return {'segments': self._describe_panoptic(sample.pred_panoptic_seg)}
+        if 'pred_instances' not in sample:
+            return {'shares': self._describe_label_map(sample)}
+        instances = sample.pred_instances
+        instances = instances[instances.scores >= score_thr]
+        detections = []
+        for i in range(len(instances)):
+            detection = {
+                'class': self.name(instances.labels[i]),
+                'score': round(instances.scores[i].item(), 4),
+                'box': [round(x, 2) for x in instances.bboxes[i].tolist()],
+            }
+            if 'masks' in instances:
+                mask = np.asfortranarray(instances.masks[i].numpy().astype(np.uint8))
+                rle = coco_mask.encode(mask)
+                detection['mask'] = {**rle, 'counts': rle['counts'].decode()}
+            detections.append(detection)
+        return {'detections': detections}
+
+    def _describe_panoptic(self, panoptic: Any) -> list[dict[str, Any]]:
+        from mmdet.evaluation.functional import INSTANCE_OFFSET
+
+        ids, counts = np.unique(panoptic.sem_seg.numpy(), return_counts=True)
+        shares = (counts / counts.sum()).tolist()
+        return [
+            {'class': self.name(label), 'share': round(share, 4)}
+            for label, share in zip(ids % INSTANCE_OFFSET, shares, strict=True)
+            if label < len(self.meta['classes'])  # what is beyond is no class
+        ]
+
+
+class LabelMap(Predictions):
+    """The class of each pixel."""
+
+    files = ('',)
+    saved = 'segments are saved as label maps in a folder, or in a file *.pkl'
+
+    def describe(
+        self, sample: BaseDataElement, score_thr: float = 0.0
+    ) -> dict[str, Any]:
+        """Return ``shares``, of the pixels, of each class that occurs."""
+        return {'shares': self._describe_label_map(sample)}
+
+
+class Keypoints(Predictions):
+    """The joints of each person, animal or hand.
+
+    A model that goes from a box to the joints in it gets the whole picture for a box.
+    """
+
+    files = ('.json',)
+    saved = 'keypoints are saved in a file *.pkl, or *.json as of COCO'
+    scored = True
+
+    @staticmethod
+    def read_meta(
+        saved: Mapping[str, Any], dataset: Mapping[str, Any], model: Any
+    ) -> dict[str, Any]:
+        """Return names, colours and links of the joints, see :class:`Predictions`."""
+        from mmpose.datasets.datasets.utils import parse_pose_metainfo
+
+        own = registered(dataset['type'], DATASETS)
+        meta = saved.get('dataset_meta') or {}
+        if 'keypoint_id2name' not in meta:
+            raw = dataset.get('metainfo') or getattr(own, 'METAINFO', None)
+            if not raw:
+                raise ConfigError(
+                    'neither the checkpoint nor the config has names of keypoints: set '
+                    '`metainfo` in `test_dataloader.dataset`'
+                )
+            meta = parse_pose_metainfo(dict(raw))
+        names = [meta['keypoint_id2name'][i] for i in range(meta['num_keypoints'])]
+        return {**meta, 'classes': tuple(names)}
+
+    def add_inputs(self, results: dict[str, Any]) -> None:
+        """Add the box of the picture, and how the joints are numbered, in place."""
+        height, width = results['img'].shape[:2]
+        results.update({k: v for k, v in self.meta.items() if k not in results})
+        results['bbox'] = np.array([[0, 0, width, height]], np.float32)
+        results['bbox_score'] = np.ones(1, np.float32)
+
+    def describe(
+        self, sample: BaseDataElement, score_thr: float = 0.0
+    ) -> dict[str, Any]:
+        """Return ``poses``: of each its joints, x, y (and z) in pixels and the score.
+
+        Joints of less than ``score_thr`` are left out.
+        """
+        found = sample.pred_instances
+        return {
+            'poses': [
+                {
+                    self.name(i): [round(float(x), 2) for x in joint]
+                    + [round(float(score), 4)]
+                    for i, (joint, score) in enumerate(zip(joints, scores, strict=True))
+                    if score >= score_thr
+                }
+                for joints, scores in zip(
+                    found.keypoints, found.keypoint_scores, strict=True
+                )
+            ]
+        }
+
+    def draw(
+        self,
+        visualizer: Visualizer,
+        name: str,
+        picture: np.ndarray,
+        sample: BaseDataElement,
+        score_thr: float,
+        **options: Any,
+    ) -> None:
+        """Draw joints and what links them; see :class:`Predictions`."""
+        visualizer.set_dataset_meta(self.meta)
+        visualizer.add_datasample(name, picture, sample, kpt_thr=score_thr, **options)
+
+
+class Classes(Predictions):
+    """The class of a picture, or several, with the score of each there is."""
+
+    def describe(
+        self, sample: BaseDataElement, score_thr: float = 0.0
+    ) -> dict[str, Any]:
+        """Return ``classes``: the likeliest ones and their scores, in this order."""
+        best = sample.pred_score.argsort(descending=True)[:MOST_CLASSES]
+        return {
+            'classes': {
+                self.name(label): round(sample.pred_score[label].item(), 4)
+                for label in best.tolist()
+            }
+        }
+
+    def draw(
+        self,
+        visualizer: Visualizer,
+        name: str,
+        picture: np.ndarray,
+        sample: BaseDataElement,
+        score_thr: float,
+        **options: Any,
+    ) -> None:
+        """Write truth and prediction onto the picture; see :class:`Predictions`."""
+        visualizer.visualize_cls(picture, sample, self.meta['classes'], **options)
+
+
+PREDICTIONS = {
+    'instances': Instances,
+    'label map': LabelMap,
+    'keypoints': Keypoints,
+    'class': Classes,
+}
+"""By the word that a row of ``FRAMEWORKS`` has."""
+
+
+def kind_of(scope: str) -> type[Predictions]:
+    """Return what models of a framework predict."""
+    return PREDICTIONS[FRAMEWORKS[scope].predicts]
+
+
+def registered(name: str, registry: Registry) -> type | None:
+    """Return what a name stands for in the framework of the config."""
+    with registry.switch_scope_and_registry(None) as own:
+        found: type | None = own.get(name)
+    return found
+
+
+def describe_classes(
+    meta: Mapping[str, Any], dataset: Mapping[str, Any], count: int | None = None
+) -> dict[str, Any]:
+    """Return names and colours of the classes.
+
+    Args:
+        meta: of a checkpoint, whose names go first: the model was trained with them.
+        dataset: of the config: its ``metainfo``, else what its type has by itself.
+        count: of the classes that the model tells, where it is known. Names of another
+            number of classes in the checkpoint are not those of this model.
+
+    Raises:
+        ConfigError: where there are no names.
+    """
+    own = getattr(registered(dataset['type'], DATASETS), 'METAINFO', None) or {}
+    config = dataset.get('metainfo')
+    config = {**own, **(config if isinstance(config, Mapping) else {})}
+    saved = meta.get('dataset_meta') or meta
+    saved = {str(k).lower(): v for k, v in saved.items()}
+    if len(saved.get('classes') or ()) != count == len(config.get('classes') or ()):
+        saved = {}
+    classes = saved.get('classes') or config.get('classes')
+    if not classes:
+        raise ConfigError(
+            'neither the checkpoint nor the config has names of classes: set '
+            '`metainfo=dict(classes=...)` in `test_dataloader.dataset`'
+        )
+    classes = (classes,) if isinstance(classes, str) else tuple(classes)
+    fits = len(config.get('palette') or ()) == len(classes)
+    palette = saved.get('palette') or (config['palette'] if fits else None)
+    if palette is None or isinstance(palette, str):
+        # MMSegmentation does not draw without.
+        colours = np.random.RandomState(0).randint(0, 256, (len(classes), 3))
+        palette = colours.tolist()
+    return {**config, **saved, 'classes': classes, 'palette': palette}
+
+
+def label_map_of(sample: BaseDataElement) -> np.ndarray:
+    """Return the label map of a segmentor's sample, ``[H, W]``, int64."""
+    labels: np.ndarray = sample.pred_sem_seg.data[0].numpy()
+    return labels.astype(np.int64)

@@ -1,0 +1,23 @@
+"""What fits the models of each framework to a new backbone."""
+
+from __future__ import annotations
+
+from mmrecnext.engine.frameworks import FRAMEWORKS
+from mmrecnext.swap.classification import ClassificationFitter
+from mmrecnext.swap.consumers import Fitter
+from mmrecnext.swap.detection import DetectionFitter
+from mmrecnext.swap.pose import PoseFitter
+from mmrecnext.swap.segmentation import SegmentationFitter
+
+FITTERS: dict[str, type[Fitter]] = {
+    'classification': ClassificationFitter,
+    'detection': DetectionFitter,
+    'pose': PoseFitter,
+    'segmentation': SegmentationFitter,
+}
+"""By the word that a row of ``FRAMEWORKS`` has."""
+
+
+def fitter_of(scope: str) -> Fitter:
+    """Return what fits models of a framework."""
+    return FITTERS[FRAMEWORKS[scope].fitter](scope)
