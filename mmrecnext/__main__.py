@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from mmrecnext import __version__, mmcv_ext
-from mmrecnext.engine.frameworks import FRAMEWORKS, pip_line
+from mmrecnext.engine.frameworks import FRAMEWORKS, distribution_of, pip_line
 
 # What each job needs, as alternatives of distributions, and the command that adds it.
 BASE = [
@@ -24,13 +24,6 @@ BASE = [
     (('rich',), 'pip install rich'),
 ]
 MMCV = (('mmcv', 'mmcv-lite'), "pip install 'mmcv-lite>=2.0.0,<2.2.0'")
-
-
-def distribution_of(requirement: str) -> str:
-    """Return the distribution that a requirement names, options before it or not."""
-    return re.split('[<>=!,]', requirement.split()[-1])[0]
-
-
 NEEDS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     framework.job: [
         *BASE,
@@ -53,7 +46,7 @@ PACKAGES = (
     'mmengine',
     'mmcv',
     'mmcv-lite',
-    *(distribution_of(each.requirements[0]) for each in FRAMEWORKS.values()),
+    *(framework.distribution for framework in FRAMEWORKS.values()),
     'timm',
 )
 WIDTH = 80

@@ -7,6 +7,7 @@ What a row names by a word is found there: ``predicts`` in ``PREDICTIONS`` of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -61,9 +62,19 @@ class Framework:
         return find_spec(self.scope) is not None
 
     @property
+    def distribution(self) -> str:
+        """What pip calls its package."""
+        return distribution_of(self.requirements[0])
+
+    @property
     def pip_line(self) -> str:
         """The command that installs its package."""
         return pip_line(self.requirements[0])
+
+
+def distribution_of(requirement: str) -> str:
+    """Return the distribution that a requirement names, options before it or not."""
+    return re.split('[<>=!,]', requirement.split()[-1])[0]
 
 
 def pip_line(requirement: str) -> str:

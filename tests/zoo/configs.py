@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.utils import is_installed
 
 from mmrecnext.engine.configs import configs_of, nodes, read_config, type_of
 from mmrecnext.engine.frameworks import FRAMEWORKS
@@ -102,7 +103,7 @@ def zoo() -> list[str]:
     """Return the names of all complete configs of the installed frameworks."""
     return [
         f'{package}::{file.relative_to(configs_of(package)).as_posix()}'
-        for package in FRAMEWORKS
+        for package in filter(is_installed, FRAMEWORKS)
         for file in sorted(configs_of(package).rglob('*.py'))
         if '_base_' not in file.parts
     ]
