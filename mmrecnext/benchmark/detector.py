@@ -16,6 +16,7 @@ from mmrecnext.benchmark.original import original_of
 from mmrecnext.checkpoint import load_network
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.pasting import paste_in_boxes
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import RecNeXt
@@ -54,6 +55,7 @@ def build_detector(case: Case, checkpoint: str | None = None) -> nn.Module:
     elif case.form == 'deploy':
         switch_to_deploy(model)
         bound_memory(model)  # as the tools do
+        paste_in_boxes(model)  # likewise
     elif not torch.cuda.is_available():
         speed_up_convolutions(model)  # likewise
     return model

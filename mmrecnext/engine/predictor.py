@@ -22,6 +22,7 @@ from mmrecnext.checkpoint import load_network
 from mmrecnext.engine.build import build_network, whole_model
 from mmrecnext.engine.data import tested_dataset
 from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.engine.pasting import paste_in_boxes
 from mmrecnext.engine.precision import infer_in
 from mmrecnext.engine.predictions import kind_of, label_map_of, registered
 from mmrecnext.engine.segmentation import bound_memory
@@ -84,6 +85,7 @@ class Predictor:
         if dtype != 'fp32':
             infer_in(self.model, dtype)
         bound_memory(self.model)
+        paste_in_boxes(self.model)
         options = cfg.get('visualizer') or dict(
             type=framework_of(cfg).visualizer, name='predictor'
         )

@@ -18,6 +18,7 @@ from mmrecnext.checkpoint.weights import check_values
 from mmrecnext.engine.channels import check_channels
 from mmrecnext.engine.data import DataHook, check_class_names, describe_empty
 from mmrecnext.engine.misbuilt import describe_unknown, is_raised_in
+from mmrecnext.engine.pasting import paste_in_boxes
 from mmrecnext.engine.precision import infer_in
 from mmrecnext.engine.resume import ResumeHook, latest_checkpoint, settle_schedule
 from mmrecnext.engine.saving import saving_safely
@@ -180,6 +181,7 @@ class Runner(MMEngineRunner):
         model = super().build_model(model)
         check_channels(model)
         bound_memory(model)
+        paste_in_boxes(model)
         if not torch.cuda.is_available():
             speed_up_convolutions(model)
         return model

@@ -8,10 +8,10 @@ and runs the file beside the network (``proof``).
 
 from mmrecnext.export.formats import FORMATS
 from mmrecnext.export.heads import HEADS
-from mmrecnext.export.masks import paste_masks
 from mmrecnext.export.read import network_subject, published_backbone
 from mmrecnext.export.subjects import Subject, backbone_subject, classifier_subject
 from mmrecnext.export.write import Report, export
+from mmrecnext.ops.masks import paste_masks
 
 __all__ = [
     'FORMATS',

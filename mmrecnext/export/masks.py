@@ -47,23 +47,3 @@ def _shares(low: Tensor, high: Tensor, cells: int, side: Any) -> Tensor:
     near = (pixels >= low.floor() - 1) & (pixels < high.ceil() + 1)
     centres = torch.arange(cells, device=low.device).to(low)
     return (1 - (at[..., None] - centres).abs()).clamp(min=0) * near[..., None]
-
-
-def paste_masks(
-    masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5
-) -> Tensor:
-    """Paste the masks of a file into a picture of any size.
-
-    Args:
-        masks: ``[K, h, w]``, probabilities in boxes, as ``--masks box`` has them.
-        boxes: ``[K, 4]``, corners in pixels of the picture.
-        size: its height and width.
-        threshold: least probability of a pixel of an object.
-
-    Returns:
-        ``[K, height, width]``, bool.
-    """
-    pasted = torch.zeros(len(masks), *size, dtype=torch.bool)
-    for i in range(len(masks)):  # one by one, to be sparing of memory
-        pasted[i] = paste(masks[i : i + 1], boxes[i : i + 1], *size)[0] >= threshold
-    return pasted

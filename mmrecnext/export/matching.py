@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrecnext.export.masks import paste_masks
 from mmrecnext.export.proof import LIMIT, Difference, Results
+from mmrecnext.ops.masks import paste_masks
 
 PADDING = (0.0, 0.0, 0.0, 0.0, -1.0)
 """Corners and score in rows of ``dets`` that are left over; their label is -1."""

@@ -18,9 +18,9 @@ from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.engine.predictions import registered
 from mmrecnext.errors import ExportError, brief
 from mmrecnext.export.exported import open_exported
-from mmrecnext.export.masks import paste_masks
 from mmrecnext.export.proof import Results
 from mmrecnext.ops.labels import Enlargement, label_map
+from mmrecnext.ops.masks import paste_masks
 from mmrecnext.registry import MODELS
 
 TASKS = {
