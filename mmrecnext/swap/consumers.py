@@ -18,6 +18,7 @@ from mmrecnext.swap.measure import (
 )
 from mmrecnext.swap.plan import Plan, is_pyramid, plan_stages
 from mmrecnext.swap.reasons import check_backbone
+from mmrecnext.swap.training import is_other_model
 
 Heads: TypeAlias = Sequence[tuple[str, ConfigDict]]
 """Path and node of each head."""
@@ -157,7 +158,7 @@ def as_list(node: Any) -> list:
 def find_heads(owner: Mapping, path: str) -> Iterator[tuple[str, ConfigDict]]:
     """Yield path and node of each head."""
     for key, value in owner.items():
-        if key in NO_HEADS or key.startswith('teacher') or 'head' not in key:
+        if key in NO_HEADS or is_other_model(key) or 'head' not in key:
             continue
         for i, head in enumerate(as_list(value)):
             if isinstance(head, Mapping):

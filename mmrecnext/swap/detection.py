@@ -11,6 +11,7 @@ from mmrecnext.engine.configs import nodes
 from mmrecnext.errors import ConfigError
 from mmrecnext.swap.consumers import Fitter, Heads, as_list, is_pyramid, like
 from mmrecnext.swap.measure import Map, measure_backbone
+from mmrecnext.swap.training import swapped_nodes
 
 CHANNEL_FIELDS = ('in_channels', 'out_channels')
 
@@ -90,7 +91,7 @@ def fit_padding(model: Mapping, old: Sequence[Map], new: Sequence[Map]):
     before, now = (max(m.stride for m in maps) for maps in (old, new))
     if now <= before:
         return
-    for node in nodes(model):
+    for node in swapped_nodes(model):
         for field in ('pad_size_divisor', 'size_divisor'):
             value = node.get(field)
             if isinstance(value, int) and value % before == 0 < value % now:

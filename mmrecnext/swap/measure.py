@@ -235,14 +235,19 @@ def send(
         with torch.device(device):
             x = module(x)
     x = [x] if isinstance(x, Tensor) else x
-    if not isinstance(x, list | tuple) or not all(map(is_map, x)):
-        raise ConfigError(f'gives {described(x)}, not maps [N, C, H, W]')
+    if not isinstance(x, list | tuple) or not x or not all(is_map(m, side) for m in x):
+        raise ConfigError(
+            f'gives {described(x)} for an image of {side} x {side}, not maps '
+            '[N, C, H, W]'
+        )
     return tuple(Map(m.shape[1], round(side / m.shape[-1])) for m in x)
 
 
-def is_map(x: Any) -> bool:
-    """Tell a feature map."""
-    return isinstance(x, Tensor) and x.dim() == 4
+def is_map(x: Any, side: int) -> bool:
+    """Tell a feature map of a square image from vectors and tokens, in any shape."""
+    if not isinstance(x, Tensor) or x.dim() != 4:
+        return False
+    return x.shape[-1] == x.shape[-2] and 1 <= x.shape[-1] <= side
 
 
 def described(x: Any) -> str:

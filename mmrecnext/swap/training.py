@@ -102,13 +102,13 @@ def fit_normalisation(cfg: Config, path: str):
         node.update({'mean': [*MEAN_OF_255], 'std': [*STD_OF_255], to_rgb: True})
         if node.get('rgb_to_bgr'):
             node.rgb_to_bgr = False
-    for node in nodes(cfg._cfg_dict):
+    for node in swapped_nodes(cfg._cfg_dict):
         if 'to_rgb' in node and 'mean' in node:  # one that fills with the mean
             node.update(mean=list(MEAN_OF_255), to_rgb=True)
             if 'std' in node:
                 node.std = list(STD_OF_255)
     # The preprocessor does it: a transform that did so as well would be one too many.
-    for node in nodes(cfg._cfg_dict):
+    for node in swapped_nodes(cfg._cfg_dict):
         for key, value in node.items():
             if isinstance(value, list) and any(map(is_normalise, value)):
                 node[key] = [item for item in value if not is_normalise(item)]

@@ -12,7 +12,7 @@ from torch import nn
 from mmrecnext import swap_backbone
 from mmrecnext.engine.configs import import_modules, load_config, read_config
 from mmrecnext.engine.settings import check_settings
-from mmrecnext.errors import ConfigError
+from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.swap import plain, write_config
 from mmrecnext.swap.measure import measure_backbone, measure_necks
 from tests.helpers import check, run_tool
@@ -174,23 +174,48 @@ def with_backbone(backbone, channels):
     return cfg
 
 
-def vectors(in_channels=3):
-    return nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.Flatten())
+class Shaped(nn.Module):
+    """Gives what a function makes of one map of eight channels."""
 
+    def __init__(self, make):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 4, 1)
+        self.make = make
 
-class Named(nn.Module):
     def forward(self, x):
-        return dict(res2=x)
+        return self.make(self.conv(x))
+
+
+NO_MAPS = {
+    'a vector': (lambda x: x.mean((2, 3)), r'list of \[1, 8\]'),
+    'vectors': (lambda x: (x.mean((2, 3)),), r'tuple of \[1, 8\]'),
+    'tokens': (lambda x: [x.flatten(2).mT], r'list of \[1, 16384, 8\]'),
+    'a row of tokens': (lambda x: [x.flatten(2)[:, :, None]], r'\[1, 8, 1, 16384\]'),
+    'tokens as a map': (lambda x: [x.flatten(2).mT[:, None]], r'\[1, 1, 16384, 8\]'),
+    'more than the image': (lambda x: [x.tile(1, 1, 16, 16)], r'\[1, 8, 2048, 2048\]'),
+    'no pixels': (lambda x: [x[..., :0, :0]], r'\[1, 8, 0, 0\]'),
+    'nothing': (lambda x: (), 'tuple of nothing'),
+    'maps in lists': (lambda x: [[x]], r'list of list of \[1, 8, 128, 128\]'),
+    'maps by name': (lambda x: dict(res2=x), 'a dict'),
+}
 
 
 class TestMeasuredOrRefused:
-    @pytest.mark.parametrize(
-        ('kind', 'message'),
-        [(vectors, r'gives list of \[1, \d+\], not maps'), (Named, 'gives a dict')],
-    )
-    def test_what_gives_no_maps(self, kind, message):
-        with pytest.raises(ConfigError, match=f'^model.backbone: .*{message}'):
-            swap_backbone(with_backbone(dict(type=kind), [8]), 'm0', pretrained=False)
+    @pytest.mark.parametrize('what', NO_MAPS)
+    def test_what_gives_no_maps(self, what):
+        make, described = NO_MAPS[what]
+        cfg = with_backbone(dict(type=Shaped, make=make), [8])
+        message = (
+            f'^model.backbone: Shaped gives .*{described} for an image of 512 x 512, '
+            'not maps'
+        )
+        with pytest.raises(ConfigError, match=message):
+            swap_backbone(cfg, 'm0', pretrained=False)
+
+    @pytest.mark.parametrize('wrong', [[0], [4, 8, 16, -32], [], [4.0], '4', 4])
+    def test_strides_that_are_none(self, wrong):
+        with pytest.raises(OptionError, match='^strides are positive integers, got'):
+            swap_backbone(RETINANET, 'm0', pretrained=False, strides=wrong)
 
     def test_strides_that_are_not_known_are_asked_for(self):
         cfg = with_backbone(dict(type='mmyolo.Unknown'), DIMS)
@@ -256,11 +281,20 @@ class TestBands:
         assert new.model.data_preprocessor.mean == [7.0]
 
 
-def test_a_list_of_initialisations():
+@pytest.mark.parametrize('kind', [list, tuple])
+def test_a_list_of_initialisations(kind):
     cfg = read_config(RETINANET)
     xavier = dict(type='Xavier', layer='Conv2d')
-    cfg.model.init_cfg = [xavier, dict(type='Pretrained', checkpoint='mine.pth')]
-    assert swap_backbone(cfg, 'm0', pretrained=False).model.init_cfg == [xavier]
+    inits = [xavier, dict(type='Pretrained', checkpoint='mine.pth')]
+    cfg.model.init_cfg = kind(inits)
+    cfg.model.backbone.init_cfg = kind(inits)
+    new = swap_backbone(cfg, 'm0', pretrained=False)
+    assert new.model.init_cfg == [xavier]
+    build_model(new).init_weights()
+    cfg.model.init_cfg = kind(inits[1:])
+    new = swap_backbone(cfg, 'm0', pretrained=False)
+    assert new.model.init_cfg == []
+    build_model(new).init_weights()
 
 
 def test_networks_of_trackers_stay():
@@ -269,9 +303,16 @@ def test_networks_of_trackers_stay():
         'mot17halftrain_test-mot17halfval.py'
     )
     old = read_config(name)
-    old.model.reid.data_preprocessor.update(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0])
-    new = swap_backbone(old, 'm0', pretrained=False)
-    assert plain(new)['model']['reid'] == plain(old)['model']['reid']
+    old.model.reid.data_preprocessor.update(
+        mean=[1.0, 2.0, 3.0],
+        std=[4.0, 5.0, 6.0],
+        to_rgb=True,
+        pad_size_divisor=32,
+        steps=[dict(type='Normalize', mean=[0.0], std=[1.0])],
+    )
+    for arch in ('m0', 't'):
+        new = swap_backbone(old, arch, pretrained=False)
+        assert plain(new)['model']['reid'] == plain(old)['model']['reid']
 
 
 @pytest.fixture

@@ -63,7 +63,10 @@ def build_model(cfg: Config, weights: bool = True) -> nn.Module:
     """
     cfg = copy.deepcopy(cfg)
     for node in nodes(cfg.model):
-        if type_of(node.get('init_cfg')) == 'Pretrained':
+        init = node.get('init_cfg')
+        if isinstance(init, list | tuple):
+            node.init_cfg = [one for one in init if type_of(one) != 'Pretrained']
+        elif type_of(init) == 'Pretrained':
             node.init_cfg = None
         if isinstance(node.get('pretrained'), str):
             node.pretrained = None
