@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,18 @@ from mmrecnext.engine.configs import (
 from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import atomic_write
+from mmrecnext.swap.plain_python import (
+    base_module,
+    class_imports,
+    is_plain_python,
+    python_bases,
+)
 
 ABSENT = object()
 LINE = 70
+
+NOT_THE_SAME = 'with a base, the differences do not read back the same'
+"""Why a config is written entirely."""
 
 WRITABLE = (str, bytes, int, float, complex, set, frozenset, range, type(None))
 """What reads back from its `repr`; containers besides."""
@@ -103,10 +111,10 @@ def render(value: Any, names: Mapping[str, str], indent: str = '') -> str:
         names: by the code of a setting, the name of one that is the same.
         indent: that of the line.
     """
+    if value and (name := names.get(repr(value))):
+        return name
     if not isinstance(value, dict | list | tuple) or not value:
         return repr(value)
-    if name := names.get(repr(value)):
-        return name
     inner = indent + '    '
     if isinstance(value, dict):
         named = all(isinstance(k, str) and k.isidentifier() for k in value)
@@ -127,19 +135,66 @@ def render(value: Any, names: Mapping[str, str], indent: str = '') -> str:
     )
 
 
-def render_all(settings: Mapping[str, Any]) -> str:
-    """Return settings as a config file; equal ones are written once."""
+def render_all(
+    settings: Mapping[str, Any],
+    names: Mapping[str, str] | None = None,
+    merged: Collection[str] = (),
+) -> str:
+    """Return settings as a config file; equal ones are written once.
+
+    Args:
+        settings: by name.
+        names: by the code of a setting, the name of one that is the same.
+        merged: those that change a dict that is there under the name.
+    """
     lines: list[str] = []
-    names: dict[str, str] = {}
+    names = dict(names or {})
     for name, value in settings.items():
+        if name in merged:
+            lines.append(f'{name}.merge({render(value, names)})\n')
+            continue
         lines.append(f'{name} = {render(value, names)}\n')
         if isinstance(value, list) or name.endswith('_dataloader'):
             names.setdefault(repr(value), name)
     return ''.join(lines)
 
 
+def as_plain_python(
+    settings: Mapping[str, Any], base: str = '', old: Mapping[str, Any] | None = None
+) -> str:
+    """Return settings as a config of plain Python, with its classes imported.
+
+    Args:
+        settings: all of them; or, with a base, what differs from it.
+        base: module of the config that it inherits from, if any.
+        old: content of that.
+    """
+    old = old or {}
+    merged = [
+        name
+        for name, value in settings.items()
+        if isinstance(value, dict)
+        and isinstance(old.get(name), dict)
+        and '_delete_' not in value
+    ]
+    settings = {
+        name: {k: v for k, v in value.items() if k != '_delete_'}
+        if isinstance(value, dict) and name not in merged
+        else value
+        for name, value in settings.items()
+    }
+    names, imports = class_imports(settings, {*settings, *old, 'read_base'})
+    head = ['from mmengine.config import read_base\n'] * bool(base)
+    head += ['\n'.join(imports) + '\n'] * bool(imports)
+    head += [f'with read_base():\n    from {base} import *\n'] * bool(base)
+    return '\n'.join((*head, render_all(settings, names, merged)))
+
+
 def write_config(cfg: Config, out: str | Path, base: str | Path | None = None) -> str:
-    """Write a swapped config: a ``_base_`` and a delta where that reads back the same.
+    """Write a swapped config: a base and a delta where that reads back the same.
+
+    One of plain Python (``with read_base()``) becomes plain Python again, with classes
+    imported; any other has a ``_base_``.
 
     Args:
         cfg: what :func:`~mmrecnext.swap.swap_backbone` returned.
@@ -160,7 +215,6 @@ def write_config(cfg: Config, out: str | Path, base: str | Path | None = None) -
             f'out: {out} is no name of a config, which ends in {", ".join(SUFFIXES)}'
         )
     base = base or cfg.filename
-    reason = 'the config that was swapped is in no file'
     check_content(cfg._cfg_dict)
     if base:
         file = locate(base)
@@ -168,15 +222,30 @@ def write_config(cfg: Config, out: str | Path, base: str | Path | None = None) -
         check_out(out, old)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as new:
-        if base:
-            text = render_all(delta(plain(old), plain(cfg)))
-            new.write_text(f'_base_ = {base_name(file, out)!r}\n\n{text}')
+        for text, reason in drafts(cfg, out, file, old) if base else ():
+            new.write_text(text, encoding='utf-8')
             if reads_back(new, cfg):
-                return ''
-            reason = 'a `_base_` with the differences does not read back the same'
+                return reason
         cfg.dump(new)
         read_config(new)
-    return reason
+    return NOT_THE_SAME if base else 'the config that was swapped is in no file'
+
+
+def drafts(
+    cfg: Config, out: Path, base: Path, old: Config
+) -> Iterator[tuple[str, str]]:
+    """Yield texts of a config, short first, and why one is written entirely."""
+    before, after = plain(old), plain(cfg)
+    changed = delta(before, after)
+    if out.suffix != '.py' or not is_plain_python(base):
+        yield f'_base_ = {base_name(base, out)!r}\n\n{render_all(changed)}', ''
+        return
+    reason = NOT_THE_SAME
+    if not (module := base_module(base, out)):
+        reason = f'{base.name} is nothing that Python can import'
+    elif '_delete_' not in changed:
+        yield as_plain_python(changed, module, before), ''
+    yield as_plain_python(after), reason
 
 
 def reads_back(file: Path, cfg: Config) -> bool:
@@ -218,16 +287,3 @@ def check_out(out: Path, old: Config):
             f'out: {out} is the config to swap, or one that it inherits from: choose '
             'another file'
         )
-
-
-def python_bases(file: Path) -> Iterator[Path]:
-    """Yield the files of one's own that a config of plain Python inherits from."""
-    if file.suffix != '.py':
-        return
-    statements = ast.walk(ast.parse(file.read_text(encoding='utf-8')))
-    for block in (node for node in statements if isinstance(node, ast.With)):
-        for base in (node for node in block.body if isinstance(node, ast.ImportFrom)):
-            if base.level and base.module:
-                folder = file.parents[base.level - 1]
-                found = folder / f'{base.module.replace(".", "/")}.py'
-                yield from (found, *python_bases(found))

@@ -150,11 +150,16 @@ def forget_weights(cfg: Config, owners: Sequence[tuple[str, ConfigDict]]):
             node.pretrained = None
         init = node.get('init_cfg')
         if isinstance(init, list | tuple):
-            node.init_cfg = [one for one in init if type_of(one) != 'Pretrained']
-        elif type_of(init) == 'Pretrained':
+            node.init_cfg = [one for one in init if not is_pretrained(one)]
+        elif is_pretrained(init):
             node.init_cfg = None
     if cfg.get('load_from'):
         cfg.load_from = None
+
+
+def is_pretrained(init: Any) -> bool:
+    """Tell an initialisation from a file of weights, by its name or its class's."""
+    return type_of(init) in ('Pretrained', 'PretrainedInit')
 
 
 def fit_imports(cfg: Config, packages: Collection[str]):

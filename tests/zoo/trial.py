@@ -19,6 +19,7 @@ from torch import nn
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import nodes, type_of
 from mmrecnext.models import RecNeXt
+from mmrecnext.swap.training import is_pretrained
 
 VIDEOS = ('MaskTrackRCNN', 'Mask2FormerVideo', 'QDTrack')
 SORTS = ('DeepSORT', 'StrongSORT')
@@ -65,8 +66,8 @@ def build_model(cfg: Config, weights: bool = True) -> nn.Module:
     for node in nodes(cfg.model):
         init = node.get('init_cfg')
         if isinstance(init, list | tuple):
-            node.init_cfg = [one for one in init if type_of(one) != 'Pretrained']
-        elif type_of(init) == 'Pretrained':
+            node.init_cfg = [one for one in init if not is_pretrained(one)]
+        elif is_pretrained(init):
             node.init_cfg = None
         if isinstance(node.get('pretrained'), str):
             node.pretrained = None
