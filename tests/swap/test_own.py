@@ -230,7 +230,12 @@ class TestMeasuredOrRefused:
 
     @pytest.mark.parametrize('package', ['mmpretrain', 'mmcls'])
     def test_mmpretrain_need_not_be_installed(self, package):
-        backbone = dict(type=f'{package}.ConvNeXt', arch='tiny', out_indices=(1, 2, 3))
+        backbone = dict(
+            type=f'{package}.ConvNeXt',
+            arch='tiny',
+            out_indices=(1, 2, 3),
+            gap_before_final_norm=False,
+        )
         cfg = with_backbone(backbone, [192, 384, 768])
         cfg.custom_imports = dict(imports=[f'{package}.models'])
         new = swap_backbone(cfg, 'm0', pretrained=False)
@@ -377,7 +382,7 @@ class TestPlainPython:
         text = out.read_text()
         assert 'read_base' not in text
         for line in (
-            'from mmdet.models import (\n    DetDataPreprocessor, FPN, FocalLoss, L1Loss,',
+            '    DetDataPreprocessor, FPN, FocalLoss, L1Loss, RetinaHead, RetinaNet,',
             'from mmengine.hooks import CheckpointHook',
             'from torch.nn import BatchNorm2d',
             '        type=DetDataPreprocessor,',
