@@ -19,11 +19,12 @@ LEVELS = (
     ('tools',),
     ('mmrecnext', '__main__'),
     ('cli', 'launch'),
-    ('swap', 'export', 'benchmark', 'classification'),
+    ('swap', 'export', 'benchmark', 'classification', 'report'),
     ('engine',),
     ('checkpoint',),
     ('models',),
     ('ops', 'archs', 'pretrained'),
+    ('plots',),
     ('mmcv_ext', 'files', 'registry', 'errors', 'compat', 'version'),
 )
 """The rooms from the top. An import leads from a level to a lower one."""

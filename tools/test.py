@@ -40,6 +40,7 @@ from mmrecnext.engine.unlabelled import leave_out_annotations, missing_annotatio
 from mmrecnext.errors import OptionError
 from mmrecnext.export.exported import is_exported
 from mmrecnext.export.predicting import put_in_place
+from mmrecnext.report import ReportHook, check_report
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,6 +62,17 @@ def parse_args() -> argparse.Namespace:
         '--show-dir', metavar='FOLDER', help='draw truth and prediction of each image'
     )
     parser.add_argument(
+        '--report',
+        metavar='FOLDER',
+        help='write a page about the evaluation, index.html, for a browser: figures by '
+        'class, curves, what is taken for what, the best and the worst pictures',
+    )
+    parser.add_argument(
+        '--against',
+        metavar='FOLDER',
+        help='of another report, which the page of --report then compares with',
+    )
+    parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation: flips (and scales)'
     )
     add_inference_arguments(parser)
@@ -72,6 +84,7 @@ def main():
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     check_out(cfg, args.out)
+    check_report(cfg, args.report, args.against)
     if args.data_root:
         move_data_root(cfg, args.data_root)
     missing = missing_annotations(cfg) if cfg.get('test_dataloader') else None
@@ -93,11 +106,20 @@ def main():
         runner.test_evaluator.metrics.append(DumpResults(args.out))
     elif args.out and not args.out.endswith('.json'):
         runner.register_hook(LabelMapHook(args.out))
+    if args.report:
+        runner.register_hook(
+            ReportHook(args.report, Path(args.config).stem, args.against, ways(args))
+        )
     metrics = runner.test()
     if runner.rank == 0:
         remarks = [x for hook in runner.hooks for x in getattr(hook, 'remarks', ())]
         print(f'\n{Path(args.config).stem}: {closing(metrics, missing, remarks)}')
-        for kind, place in (('pictures', args.show_dir), ('predictions', args.out)):
+        report = args.report and Path(args.report, 'index.html')
+        for kind, place in (
+            ('pictures', args.show_dir),
+            ('predictions', args.out),
+            ('report', report),
+        ):
             if place:
                 print(f'{kind} in {place}')
 
@@ -127,6 +149,14 @@ def set_model(cfg: Config, args: argparse.Namespace):
         deploy(cfg)
     if args.dtype != 'fp32':
         lower_precision(cfg, args.dtype)
+
+
+def ways(args: argparse.Namespace) -> str:
+    """Say how the network runs, where that is not as it was trained."""
+    flags = [f'--{name}' for name in ('deploy', 'tta') if getattr(args, name)]
+    return ' '.join(
+        [*flags, *(['--dtype', args.dtype] if args.dtype != 'fp32' else [])]
+    )
 
 
 def closing(

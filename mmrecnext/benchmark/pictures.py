@@ -12,6 +12,7 @@ from mmrecnext.benchmark.accuracy import ACCURACIES, NAMES_OF_PEERS
 from mmrecnext.benchmark.cases import Case, kind_of, short_name
 from mmrecnext.benchmark.measure import Result
 from mmrecnext.errors import OptionError
+from mmrecnext.plots import new_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,19 +25,6 @@ PEER_COLOUR = '#777777'
 OURS, PEERS = (-5, 3), (6, -9)
 """Where labels stand beside marks, in points."""
 MARKS = {'deploy': 'o', 'train': 's', 'original': '^'}
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return a figure, which needs no display.
-
-    Raises:
-        OptionError: where matplotlib, which MMEngine brings, is missing.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise OptionError('--picture needs matplotlib: pip install it') from error
-    return Figure(figsize=(width, height), layout='constrained')
 
 
 def series_of(model: str) -> str | None:
@@ -55,13 +43,6 @@ def label_of(model: str) -> str:
     if kind_of(model) != 'recnext':
         return NAMES_OF_PEERS.get(model, model)
     return short_name(model).split('_')[0].upper()
-
-
-def tidy(axes: Axes):
-    """Leave out what is no ink of data."""
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.set_axisbelow(True)
 
 
 def keep_labels_apart(figure: Figure, places: Sequence[tuple[float, float]] = ()):

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from mmengine.dist import collect_results
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -17,9 +16,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmrecnext.classification.recipe import PicturesByClass
-
-NAMED = 40
-"""So many classes are named beside a matrix, and their pictures counted in it."""
+from mmrecnext.plots import draw_confusion, new_figure
 
 COLUMNS = 6
 
@@ -87,7 +84,8 @@ class MistakesHook(Hook):
             return
         folder = Path(runner.work_dir)
         classes = dataset.metainfo['classes']
-        draw_confusion(count(seen, len(classes)), classes, folder / 'confusion.png')
+        table = draw_confusion(count(seen, len(classes)), classes)
+        table.savefig(folder / 'confusion.png')
         wrong = [i for i, one in enumerate(seen) if one.label != one.predicted]
         wrong.sort(key=lambda i: seen[i].likelihood)
         with open(folder / 'mistakes.csv', 'w', newline='', encoding='utf-8') as file:
@@ -111,30 +109,6 @@ def count(seen: Sequence[Seen], num_classes: int) -> np.ndarray:
     return np.asarray(counts.reshape(num_classes, num_classes))
 
 
-def draw_confusion(counts: np.ndarray, classes: Sequence[str], file: Path) -> None:
-    """Draw how many pictures of each class were taken for which.
-
-    Args:
-        counts: ``[classes, predicted classes]``.
-        classes: their names.
-        file: to write.
-    """
-    side = 3 + 0.35 * min(len(classes), NAMED)
-    figure = Figure((side, side), layout='constrained')
-    axes = figure.subplots()
-    shares = counts / counts.sum(1, keepdims=True).clip(1)
-    axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
-    axes.set(xlabel='predicted', ylabel='class')
-    if len(classes) <= NAMED:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
-        for (row, column), number in np.ndenumerate(counts):
-            if number:
-                colour = 'white' if shares[row, column] > 0.5 else 'black'
-                axes.text(column, row, number, ha='center', va='center', color=colour)
-    figure.savefig(file)
-
-
 def draw_pictures(
     dataset: Any, seen: Sequence[Seen], indices: Sequence[int], file: Path
 ) -> None:
@@ -151,7 +125,7 @@ def draw_pictures(
         return
     classes = dataset.metainfo['classes']
     rows = -(-len(indices) // COLUMNS)
-    figure = Figure((2.2 * COLUMNS, 2.7 * rows), layout='constrained')
+    figure = new_figure(2.2 * COLUMNS, 2.7 * rows)
     for axes in figure.subplots(rows, COLUMNS, squeeze=False).flat:
         axes.set_axis_off()
     for axes, i in zip(figure.axes, indices, strict=False):

@@ -1,0 +1,72 @@
+"""What the pictures of figures have in common. They need no display."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmrecnext.errors import OptionError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAMED = 40
+"""So many classes are named beside a matrix, and what is in it counted."""
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, of a size in inches.
+
+    Raises:
+        OptionError: where matplotlib, which MMEngine brings, is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise OptionError('pictures need matplotlib: pip install it') from error
+    return Figure(figsize=(width, height), layout='constrained')
+
+
+def tidy(axes: Axes) -> None:
+    """Leave out what is no ink of data."""
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def draw_confusion(
+    counts: np.ndarray,
+    classes: Sequence[str],
+    in_percent: bool = False,
+    unit: str = 'pictures',
+) -> Figure:
+    """Draw what of each class was taken for which.
+
+    Args:
+        counts: ``[classes, predicted classes]``.
+        classes: their names.
+        in_percent: whether to write shares of a class, in place of numbers.
+        unit: what is counted.
+    """
+    side = 3 + 0.35 * min(len(classes), NAMED)
+    figure = new_figure(side + 0.6, side)
+    axes = figure.subplots()
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+    bar = figure.colorbar(image, ax=axes, shrink=0.6)
+    bar.set_label(f'share of the {unit} of a class')
+    axes.set(xlabel='predicted', ylabel='class')
+    if len(classes) > NAMED:
+        return figure
+    axes.set_xticks(range(len(classes)), classes, rotation=90)
+    axes.set_yticks(range(len(classes)), classes)
+    for (row, column), number in np.ndenumerate(counts):
+        share = shares[row, column]
+        text = f'{100 * share:.0f}' if in_percent else f'{number}'
+        if number and text != '0':
+            colour = 'white' if share > 0.5 else 'black'
+            axes.text(column, row, text, ha='center', va='center', color=colour)
+    return figure
