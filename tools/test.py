@@ -84,10 +84,11 @@ def main():
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     check_out(cfg, args.out)
-    check_report(cfg, args.report, args.against)
     if args.data_root:
         move_data_root(cfg, args.data_root)
     missing = missing_annotations(cfg) if cfg.get('test_dataloader') else None
+    if args.report or args.against:
+        check_report(cfg, args.report, args.against, missing)
     if missing:
         leave_out_annotations(cfg, missing, args.out)
     prepare_run(cfg, args, splits=('test',))
@@ -107,8 +108,9 @@ def main():
     elif args.out and not args.out.endswith('.json'):
         runner.register_hook(LabelMapHook(args.out))
     if args.report:
+        title = Path(args.config).stem
         runner.register_hook(
-            ReportHook(args.report, Path(args.config).stem, args.against, ways(args))
+            ReportHook(args.report, title, args.checkpoint, args.against, ways(args))
         )
     metrics = runner.test()
     if runner.rank == 0:

@@ -28,6 +28,7 @@ def comparison(own: Subject, other: Subject) -> Section:
         'Comparison',
         f'With {other.evaluation.title}, by the {len(pairs)} pictures that both saw. '
         'Differences are this less the other.',
+        in_pairs=True,
     )
     section.tables = compared_figures(own, other)
     if not pairs:

@@ -53,7 +53,17 @@ class Shown:
 
 @dataclass
 class Section:
-    """A part of the page."""
+    """A part of the page.
+
+    Args:
+        title: stands above it, and in the list of parts.
+        text: stands below the title.
+        cards: figures, as name and value.
+        plots: stand beside each other, and beside the tables.
+        tables: likewise.
+        pictures: in rows of as many as fit, or of two.
+        in_pairs: whether of two.
+    """
 
     title: str
     text: str = ''
@@ -61,6 +71,7 @@ class Section:
     plots: list[Shown] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[Shown] = field(default_factory=list)
+    in_pairs: bool = False
 
     @property
     def id(self) -> str:

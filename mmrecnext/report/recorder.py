@@ -162,21 +162,24 @@ def confusion_of(
     return rows
 
 
-def check_report(cfg: Config, folder: str | None, against: str | None) -> None:
+def check_report(
+    cfg: Config, folder: str | None, against: str | None, missing: str | None
+) -> None:
     """Refuse, before a test, what no report can be made of.
 
     Args:
         cfg: the config.
         folder: where to write the report, if any.
         against: folder of another report to compare with, if any.
+        missing: file or folder without annotations, see ``missing_annotations``.
 
     Raises:
         ConfigError: naming what is in the way.
     """
     if not folder:
-        if against:
-            raise ConfigError('--against is for --report FOLDER')
-        return
+        raise ConfigError('--against is for --report FOLDER')
+    if missing:
+        raise ConfigError(f'--report: {missing} has no annotations to measure against')
     framework = framework_of(cfg)
     kinds = {'PanopticFPN', 'MaskFormer', 'Mask2Former'}
     if framework.predicts not in ('instances', 'label map'):
@@ -205,6 +208,7 @@ class ReportHook(Hook):
     Args:
         folder: where to.
         title: of the page.
+        weights: checkpoint or exported file that is tested.
         against: folder of another report, to compare with.
         options: how the network ran, such as ``--deploy``.
         score_thr: least score of a detection that counts as found in a picture.
@@ -216,11 +220,13 @@ class ReportHook(Hook):
         self,
         folder: str,
         title: str,
+        weights: str,
         against: str | None = None,
         options: str = '',
         score_thr: float = 0.3,
     ):
-        self.folder, self.title, self.score_thr = Path(folder), title, score_thr
+        self.folder, self.title, self.weights = Path(folder), title, weights
+        self.score_thr = score_thr
         self.against = Path(against) if against else None
         self.options = options
 
@@ -283,13 +289,12 @@ class ReportHook(Hook):
         framework = framework_of(cfg)
         model = getattr(runner.model, 'module', runner.model)
         backbone = cfg.model.get('backbone') or {}
-        weights = runner._load_from
-        digest = hash_of(weights) if weights else None
+        digest = None if Path(self.weights).is_dir() else hash_of(self.weights)
         dataset = tested_dataset(cfg, 'that is reported on')
         times = sorted(self.seconds) or [0.0]
         facts = {
             'config': str(cfg.filename),
-            'checkpoint': f'{weights} (SHA-256 {digest[:8]})' if digest else weights,
+            'weights': self.weights + (f' (SHA-256 {digest[:8]})' if digest else ''),
             'model': type_of(cfg.model),
             'backbone': ' '.join(
                 [type_of(backbone), *([str(a)] if (a := backbone.get('arch')) else [])]
