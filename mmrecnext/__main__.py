@@ -21,6 +21,7 @@ BASE = [
     (('torchvision',), "pip install 'torchvision>=0.22'"),
     (('mmengine',), "pip install 'mmengine>=0.10.5,<0.11'"),
     (('numpy',), 'pip install numpy'),
+    (('jinja2',), 'pip install jinja2'),
     (('rich',), 'pip install rich'),
 ]
 MMCV = (('mmcv', 'mmcv-lite'), "pip install 'mmcv-lite>=2.0.0,<2.2.0'")

@@ -49,7 +49,7 @@ TOOLS = {
     'replace_section',
     'publish': 'publish',
     'swap_backbone': 'compare show brief',
-    'test': 'set_model closing',
+    'test': 'set_model ways closing',
     'train': '',
 }
 """What each tool defines beyond ``PARSING`` and ``main``."""
