@@ -154,6 +154,40 @@ FRAMEWORKS = {
             image_size=(224, 224),
             to_rgb='to_rgb',
         ),
+        Framework(
+            scope='mmyolo',
+            name='MMYOLO',
+            job='detection by MMYOLO',
+            extra='yolo',
+            requirements=(
+                'mmyolo>=0.6.0,<0.7.0',
+                'mmcv-lite>=2.0.0,<2.1.0',  # what MMYOLO takes
+                'mmdet>=3.1.0,<3.4.0',
+            ),
+            fitter='yolo',
+            heads=('bbox_head',),
+            predicts='instances',
+            visualizer='mmdet.DetLocalVisualizer',
+            image_size=(640, 640),
+            annotations='coco',
+            tta_module='detection',
+            tta_model='DetTTAModel',
+        ),
+        Framework(
+            scope='mmdet3d',
+            name='MMDetection3D',
+            job='detection in 3D',
+            extra='det3d',
+            requirements=(
+                '--no-deps mmdet3d>=1.4.0,<1.5.0',  # open3d is for point clouds
+                'mmdet>=3.1.0,<3.4.0',
+            ),
+            fitter='3d detection',
+            heads=('bbox_head',),
+            predicts='instances',
+            visualizer='Det3DLocalVisualizer',
+            image_size=(900, 1600),
+        ),
     )
 }
 

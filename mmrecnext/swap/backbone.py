@@ -90,13 +90,14 @@ def swap_backbone(
     packages &= MODULE2PACKAGE.keys() - {cfg.default_scope}
     import_modules(cfg, dispensable=packages)
     synced = any(type_of(node) in SYNCED_NORMS for node in swapped_nodes(cfg.model))
-    fitter = fitter_of(cfg.default_scope)
+    scope = model_scope(cfg)
+    fitter = fitter_of(scope)
     for path, owner in owners:
         fitter.check(owner, path)
         old = owner.backbone
         maps = fitter.measure(owner, path, strides)
         plan = fitter.plan(owner, path, maps, layout)
-        kept = kept_options(old, cfg.default_scope)
+        kept = kept_options(old, scope)
         if pretrained is True and 'in_channels' in kept:
             raise OptionError(
                 f'{path}.backbone.in_channels is {kept["in_channels"]}: no weights are '
@@ -112,7 +113,7 @@ def swap_backbone(
         )
         fitter.fit(owner, path, maps, layout)
         fitter.fit_model(cfg.model, owner, path, maps)
-    fit_training(cfg, owners, packages)
+    fit_training(cfg, owners, packages, scope)
     return cfg
 
 
@@ -126,6 +127,12 @@ def check_config(cfg: Config) -> None:
     if not cfg.get('model'):
         raise ConfigError('model: the config has none')
     check_model(cfg.model)
+
+
+def model_scope(cfg: Config) -> str:
+    """Return the framework of a model, which a config of another one may have taken."""
+    scope: str = cfg.model.get('_scope_')
+    return scope if scope in FRAMEWORKS else cfg.default_scope
 
 
 def kept_options(old: Mapping[str, Any], scope: str) -> dict[str, Any]:

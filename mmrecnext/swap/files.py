@@ -45,14 +45,26 @@ def base_name(file: Path, out: Path) -> str:
     return Path(os.path.relpath(file, out.parent)).as_posix()
 
 
-def plain(node: Any) -> Any:
-    """Return a config's content as dicts and lists, without the scopes of its files."""
+def plain(node: Any, scope: str | None = None) -> Any:
+    """Return a config's content as dicts and lists.
+
+    MMEngine writes the scope of a file into each dict that is inherited from it; those
+    that say what holds anyway are left out.
+
+    Args:
+        node: a config, or a part of one.
+        scope: what holds; of a config, its ``default_scope``.
+    """
     if isinstance(node, Config):
-        return plain(node.to_dict())
+        return plain(node.to_dict(), node.get('default_scope'))
     if isinstance(node, Mapping):
-        return {k: plain(v) for k, v in node.items() if k != '_scope_'}
+        return {
+            k: plain(v, scope)
+            for k, v in node.items()
+            if k != '_scope_' or v != scope
+        }
     if isinstance(node, list | tuple):
-        return type(node)(plain(item) for item in node)
+        return type(node)(plain(item, scope) for item in node)
     return node
 
 

@@ -6,14 +6,18 @@ from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.swap.classification import ClassificationFitter
 from mmrecnext.swap.consumers import Fitter
 from mmrecnext.swap.detection import DetectionFitter
+from mmrecnext.swap.detection3d import Detection3DFitter
 from mmrecnext.swap.pose import PoseFitter
 from mmrecnext.swap.segmentation import SegmentationFitter
+from mmrecnext.swap.yolo import YOLOFitter
 
 FITTERS: dict[str, type[Fitter]] = {
     'classification': ClassificationFitter,
     'detection': DetectionFitter,
+    '3d detection': Detection3DFitter,
     'pose': PoseFitter,
     'segmentation': SegmentationFitter,
+    'yolo': YOLOFitter,
 }
 """By the word that a row of ``FRAMEWORKS`` has."""
 

@@ -15,6 +15,9 @@ WHOLE_SEGMENTOR = (
     'it is a whole segmentor: the heads take maps of paths and fusions inside it, not '
     'the stages of a classifier'
 )
+POINTS = (
+    'it takes the points of a LiDAR or a view of them from above, and RecNeXt images'
+)
 
 WELDED = {
     'VisionTransformer': ONE_SCALE,
@@ -41,6 +44,16 @@ WELDED = {
     'TridentResNet': (
         'its three branches triple the batch, and its RoI head takes that apart'
     ),
+    'Asymm3DSpconv': POINTS,
+    'DGCNNBackbone': POINTS,
+    'MinkResNet': POINTS,
+    'MinkUNetBackbone': POINTS,
+    'MinkUNetBackboneV2': POINTS,
+    'MultiBackbone': POINTS,
+    'PointNet2SAMSG': POINTS,
+    'PointNet2SASSG': POINTS,
+    'SECOND': POINTS,
+    'SPVCNNBackbone': POINTS,
 }
 """Per type of backbone."""
 
@@ -59,6 +72,9 @@ def check_model(model: Mapping):
     kind = type_of(model)
     if kind in MODELS_WITHOUT:
         raise ConfigError(f'model.type: {kind} is {MODELS_WITHOUT[kind]}')
+    if 'pts_backbone' in model:
+        points = type_of(model['pts_backbone'])
+        raise ConfigError(f'model.pts_backbone: {points} cannot be swapped: {POINTS}')
 
 
 def check_backbone(owner: Mapping, path: str):

@@ -13,15 +13,19 @@ from torch import nn
 from mmrecnext.compat import BatchNorm
 from mmrecnext.engine.configs import custom_modules, import_modules, nodes, type_of
 from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.engine.misbuilt import options_of
 from mmrecnext.engine.optim import layers_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import Backbone
 from mmrecnext.pretrained import MEAN, STD
 from mmrecnext.registry import MODELS
-from mmrecnext.swap.measure import IMAGE_CHANNELS
+from mmrecnext.swap.measure import IMAGE_CHANNELS, find_type
 
 MEAN_OF_255, STD_OF_255 = ([round(255 * x, 3) for x in xs] for xs in (MEAN, STD))
 """As the frameworks count, from 0 to 255."""
+
+PREPROCESSOR = dict(type='DetDataPreprocessor', pad_mask=True, pad_size_divisor=32)
+"""Of a detector of MMDetection, to begin with."""
 
 POSITIONS = ('absolute_pos_embed', 'relative_position_bias_table', 'pos_block')
 """Parameters of the backbones of Swin, MiT and their like, which RecNeXt has not."""
@@ -32,7 +36,10 @@ PLAIN_LAYER_DECAY = 'LayerDecayOptimizerConstructor'
 
 
 def fit_training(
-    cfg: Config, owners: Sequence[tuple[str, ConfigDict]], packages: Collection[str]
+    cfg: Config,
+    owners: Sequence[tuple[str, ConfigDict]],
+    packages: Collection[str],
+    scope: str,
 ):
     """Rewrite all that stands outside of the network, in place.
 
@@ -40,14 +47,18 @@ def fit_training(
         cfg: the config, whose backbones are swapped.
         owners: path and node of each model with a backbone.
         packages: that the types of the old backbones name.
+        scope: framework of the model.
     """
     path, owner = owners[0]
+    if scope == 'mmdet' != cfg.default_scope and not cfg.model.get('data_preprocessor'):
+        # MMDetection3D's configs of nuImages have none.
+        cfg.model.data_preprocessor = ConfigDict(PREPROCESSOR)
     channels = owner.backbone.get('in_channels', IMAGE_CHANNELS)
     if channels == IMAGE_CHANNELS:
         fit_normalisation(cfg, path)
     else:
         keep_normalisation(cfg, path, channels)
-    forget_weights(cfg, owners)
+    forget_weights(cfg, owners, scope)
     fit_imports(cfg, packages)
     if cfg.get('optim_wrapper'):
         fit_optimizer(cfg.optim_wrapper, owner.backbone)
@@ -143,11 +154,13 @@ def is_normalise(item) -> bool:
     return type_of(item) == 'Normalize'
 
 
-def forget_weights(cfg: Config, owners: Sequence[tuple[str, ConfigDict]]):
+def forget_weights(cfg: Config, owners: Sequence[tuple[str, ConfigDict]], scope: str):
     """Take back weights of the old backbone, or of the whole old model."""
     for node in (cfg.model, *(owner for _, owner in owners)):
         if node.get('pretrained'):
             node.pretrained = None
+            if 'pretrained' not in options_of(find_type(node, scope)):
+                node.pop('pretrained')  # which no detector of MMDetection 3 takes
         init = node.get('init_cfg')
         if isinstance(init, list | tuple):
             node.init_cfg = [one for one in init if not is_pretrained(one)]
