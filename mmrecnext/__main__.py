@@ -24,11 +24,10 @@ BASE = [
     (('jinja2',), 'pip install jinja2'),
     (('rich',), 'pip install rich'),
 ]
-MMCV = (('mmcv', 'mmcv-lite'), "pip install 'mmcv-lite>=2.0.0,<2.2.0'")
 NEEDS: dict[str, list[tuple[tuple[str, ...], str]]] = {
     framework.job: [
         *BASE,
-        MMCV,
+        (('mmcv', 'mmcv-lite'), pip_line(f'mmcv-lite{framework.mmcv}')),
         *(
             ((distribution_of(requirement),), pip_line(requirement))
             for requirement in framework.requirements

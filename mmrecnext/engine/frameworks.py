@@ -32,6 +32,7 @@ class Framework:
         predicts: what its samples hold, which is described and drawn.
         visualizer: type that draws its predictions.
         image_size: height and width, in pixels, that its operations are counted for.
+        mmcv: versions of MMCV that it takes.
         annotations: ``coco``, files whose categories are numbered in their order; or
             the key of ``data_prefix`` that names a folder of label maps; or None, where
             none are looked into.
@@ -51,6 +52,7 @@ class Framework:
     predicts: str
     visualizer: str
     image_size: tuple[int, int]
+    mmcv: str = '>=2.0.0,<2.2.0'
     annotations: str | None = None
     to_rgb: str = 'bgr_to_rgb'
     tta_module: str | None = None
@@ -159,11 +161,8 @@ FRAMEWORKS = {
             name='MMYOLO',
             job='detection by MMYOLO',
             extra='yolo',
-            requirements=(
-                'mmyolo>=0.6.0,<0.7.0',
-                'mmcv-lite>=2.0.0,<2.1.0',  # what MMYOLO takes
-                'mmdet>=3.1.0,<3.4.0',
-            ),
+            requirements=('mmyolo>=0.6.0,<0.7.0', 'mmdet>=3.1.0,<3.4.0'),
+            mmcv='>=2.0.0,<2.1.0',
             fitter='yolo',
             heads=('bbox_head',),
             predicts='instances',
@@ -180,6 +179,11 @@ FRAMEWORKS = {
             extra='det3d',
             requirements=(
                 '--no-deps mmdet3d>=1.4.0,<1.5.0',  # open3d is for point clouds
+                '--no-deps nuscenes-devkit>=1.2',  # it asks for NumPy 1 and runs on 2
+                'lyft-dataset-sdk>=0.0.8',
+                'numba',
+                'scikit-image',
+                'trimesh',
                 'mmdet>=3.1.0,<3.4.0',
             ),
             fitter='3d detection',

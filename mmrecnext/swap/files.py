@@ -59,9 +59,7 @@ def plain(node: Any, scope: str | None = None) -> Any:
         return plain(node.to_dict(), node.get('default_scope'))
     if isinstance(node, Mapping):
         return {
-            k: plain(v, scope)
-            for k, v in node.items()
-            if k != '_scope_' or v != scope
+            k: plain(v, scope) for k, v in node.items() if k != '_scope_' or v != scope
         }
     if isinstance(node, list | tuple):
         return type(node)(plain(item, scope) for item in node)

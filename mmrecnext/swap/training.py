@@ -50,8 +50,8 @@ def fit_training(
         scope: framework of the model.
     """
     path, owner = owners[0]
-    if scope == 'mmdet' != cfg.default_scope and not cfg.model.get('data_preprocessor'):
-        # MMDetection3D's configs of nuImages have none.
+    if scope != cfg.default_scope and not cfg.model.get('data_preprocessor'):
+        # Such as the detectors that MMDetection3D takes for nuImages.
         cfg.model.data_preprocessor = ConfigDict(PREPROCESSOR)
     channels = owner.backbone.get('in_channels', IMAGE_CHANNELS)
     if channels == IMAGE_CHANNELS:

@@ -260,7 +260,7 @@ def test_bare_names_are_found_below_configs():
         ),
         (
             'nosuch::x.py',
-            'nosuch is no framework; those are mmdet, mmseg, .* and mmpretrain',
+            'nosuch is no framework; those are mmdet, mmseg, .* and mmdet3d',
         ),
     ],
 )
