@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from mmrecnext.ops import fast_paths
 
@@ -45,12 +46,16 @@ FEWEST_TILES = 16
 WASTE = 2
 """Times as many pixels in tiles as in the map, up to which it pays."""
 
+_KERNELS = WeakTensorKeyDictionary()
+"""Of each weight that is in use its state, and what :func:`transform` made of it."""
+
 
 class Conv3x3(nn.Conv2d):
     """A convolution of kernel size 3 that takes the fast path wherever it pays.
 
-    That is on a CPU in fp32, of many channels and pixels, in training too. Elsewhere it
-    is what it stands for, whose parameters it has.
+    That is on a CPU in fp32, of many channels and pixels, in training too, and in what
+    ``torch.compile`` makes for inference. Elsewhere it is what it stands for, whose
+    parameters it has.
 
     Args:
         conv: one that :func:`is_3x3`.
@@ -69,42 +74,55 @@ class Conv3x3(nn.Conv2d):
         self.weight, self.bias = conv.weight, conv.bias
         self.train(conv.training)
         self._pads = above, left
-        self._kept: tuple[object, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``[N, C, H, W]``."""
-        if not self.pays(x):
+        weight, bias, pads = self.weight, self.bias, self._pads
+        if not self.may_pay(x):
+            return super().forward(x)
+        if torch.compiler.is_compiling():
+            return _convolve(x, weight, bias, pads)
+        if not _pays(x, pads):
             return super().forward(x)
         if torch.is_grad_enabled():
-            found: Tensor = _Conv3x3.apply(x, self.weight, self.bias, self._pads)
+            found: Tensor = _Conv3x3.apply(x, weight, bias, pads)
             return found
-        return conv3x3(x, self.kernels(), self.bias, self._pads)
+        return conv3x3(x, kernels_of(weight), bias, pads)
 
-    def pays(self, x: Tensor) -> bool:
-        """Tell whether the fast path is there, and faster."""
+    def may_pay(self, x: Tensor) -> bool:
+        """Tell whether the fast path is there, whatever the size of the map."""
         weight = self.weight
-        if not (
+        return (
             fast_paths.are_on()
             and x.dim() == 4
             and x.dtype == weight.dtype == torch.float32
             and x.device.type == weight.device.type == 'cpu'
             and not torch.is_autocast_enabled('cpu')
-            and not torch.compiler.is_compiling()
-        ):
-            return False
-        sides = _sides(x, self._pads)
-        tiles = len(x) * prod(_tiles(sides))
-        pixels = len(x) * prod(sides)
-        return tiles >= FEWEST_TILES and tiles * TILE**2 <= WASTE * pixels
+            and not (torch.compiler.is_compiling() and torch.is_grad_enabled())
+        )
 
-    def kernels(self) -> Tensor:
-        """Return the transformed weight, made anew whenever that one has changed."""
-        weight = self.weight
-        version = None if weight.is_inference() else weight._version
-        state = (weight.data_ptr(), version)
-        if self._kept is None or self._kept[0] != state:
-            self._kept = state, transform(weight)
-        return self._kept[1]
+
+# As an operator of its own, for graphs of torch.compile to take as it is: which way is
+# faster, each call decides, and one graph does for all sizes.
+@torch.library.custom_op('mmrecnext::conv3x3', mutates_args=())
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]
+) -> Tensor:
+    above, left = padding
+    if _pays(x, (above, left)):
+        return conv3x3(x, kernels_of(weight), bias, (above, left))
+    found = F.conv2d(x, weight, bias, padding=(above, left))
+    return found.contiguous(memory_format=torch.channels_last)
+
+
+@_convolve.register_fake
+def _(x, weight, bias, padding):
+    return torch.empty(
+        (len(x), len(weight), *_sides(x, padding)),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last,
+    )
 
 
 class _Conv3x3(torch.autograd.Function):
@@ -165,6 +183,16 @@ def transform(weight: Tensor) -> Tensor:
     evaluate = _matrices(weight.dtype)[0]
     values = weight.permute(2, 3, 1, 0).reshape(KERNEL**2, -1)
     return (evaluate @ values).view(SEEN**2, *weight.shape[1::-1])
+
+
+def kernels_of(weight: Tensor) -> Tensor:
+    """Return :func:`transform` of a weight, made anew whenever that one has changed."""
+    version = None if weight.is_inference() else weight._version
+    state = (weight.data_ptr(), version)
+    kept = _KERNELS.get(weight)
+    if kept is None or kept[0] != state:
+        kept = _KERNELS[weight] = state, transform(weight)
+    return kept[1]
 
 
 def conv3x3(
@@ -280,6 +308,13 @@ def _bands(x: Tensor, sides: Sequence[int]) -> list[tuple[slice, slice, Grid]]:
     ]
 
 
+def _pays(x: Tensor, padding: tuple[int, int]) -> bool:
+    """Tell whether a map is large enough, and tiles are of much that is in it."""
+    sides = _sides(x, padding)
+    tiles = len(x) * prod(_tiles(sides))
+    return tiles >= FEWEST_TILES and tiles * TILE**2 <= WASTE * len(x) * prod(sides)
+
+
 def _view(space: Tensor, *shape: int) -> Tensor:
     """Return the beginning of what memory there is, in a shape."""
     return space[: prod(shape)].view(shape)
@@ -305,7 +340,7 @@ def _tiles_of(x: Tensor, top: int, grid: Grid, padding: tuple[int, int]) -> Tens
     return tiles.permute(0, 2, 3, 4, 5, 1)
 
 
-def _sides(x: Tensor, padding: tuple[int, int]) -> tuple[int, int]:
+def _sides(x: Tensor, padding: Sequence[int]) -> tuple[int, int]:
     """Return height and width of the result."""
     height, width = x.shape[2:]
     return height + 2 * padding[0] - KERNEL + 1, width + 2 * padding[1] - KERNEL + 1

@@ -177,6 +177,34 @@ class TestLayer:
             own.double()(x.double())
         assert not fast
 
+    @pytest.mark.slow
+    def test_stays_in_graphs_of_all_sizes(self, fast):
+        graphs = []
+
+        def count(graph, inputs):
+            graphs.append(graph)
+            return graph
+
+        torch.compiler.reset()
+        model = nn.Sequential(Conv3x3(layer()), nn.ReLU(), Conv3x3(layer(bias=False)))
+        whole = torch.compile(model, backend=count, fullgraph=True, dynamic=True)
+        for size in [(20, 24), (17, 22), (6, 5)]:
+            x = torch.randn(2, 128, *size).to(memory_format=torch.channels_last)
+            assert largest(whole(x), model(x)) < 1e-5
+        assert len(fast) == 2 * 2 * 2 and len(graphs) == 1
+        model[0].weight.mul_(2)
+        x = torch.randn(2, 128, 20, 24)
+        assert largest(whole(x), model(x)) < 1e-5
+        with torch.enable_grad():
+            assert whole(x.requires_grad_()).requires_grad
+
+    @pytest.mark.slow
+    def test_the_operator_tells_what_it_returns(self):
+        for size in ((20, 24), (6, 5)):
+            x, conv = torch.randn(1, 128, *size), layer(padding=(0, 2))
+            args = x, conv.weight.detach(), conv.bias.detach(), [0, 2]
+            torch.library.opcheck(winograd._convolve, args)
+
     def test_knows_pixels_by_default(self):
         with torch.device('meta'):
             conv = layer()
