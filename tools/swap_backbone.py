@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Put a RecNeXt or MLLA in the place of the backbone of any detector or segmentor."""
+"""Put a RecNeXt or MLLA in the place of the backbone of any OpenMMLab model."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def parse_args() -> argparse.Namespace:
         'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
     )
     parser.add_argument(
-        'config', help='config of MMDetection or MMSegmentation: a file, or mmdet::FILE'
+        'config',
+        help='config of an OpenMMLab framework: a file, or a name such as mmdet::FILE',
     )
     parser.add_argument('--arch', default='m3', help='the RecNeXt, or the MLLA [m3]')
     weights = parser.add_mutually_exclusive_group()
@@ -68,6 +69,12 @@ def parse_args() -> argparse.Namespace:
         type=int,
         metavar='N',
         help='of the maps of the old backbone, if it cannot be built here to measure',
+    )
+    parser.add_argument(
+        '--fpn',
+        action='store_true',
+        help='of a pose estimator whose head takes one map of stride 4, as of an '
+        'HRNet: put a feature pyramid in between',
     )
     parser.add_argument(
         '--out',
@@ -92,7 +99,7 @@ def main():
     """Swap, show, and write or train as asked."""
     args = parse_args()
     old = read_config(args.config)
-    new = swap_backbone(old, args.arch, args.pretrained, args.strides)
+    new = swap_backbone(old, args.arch, args.pretrained, args.strides, args.fpn)
     show(old, new)
     name = f'{Path(args.config.rpartition("::")[2]).stem}_{timm_name(args.arch)}.py'
     if args.out:

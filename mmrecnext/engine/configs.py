@@ -77,10 +77,14 @@ def read_config(name: str | Path) -> Config:
             f'{name} is no config, whose name would end in {", ".join(SUFFIXES)}'
         )
     try:
-        return spell_out(Config.fromfile(file, import_custom_modules=False))
+        cfg = spell_out(Config.fromfile(file, import_custom_modules=False))
     except Exception as error:
         reason = str(error) or repr(error)
         raise ConfigError(f'cannot read {name}: {reason}') from error
+    package = str(name).rpartition('::')[0]
+    if package and not cfg.get('default_scope'):  # of the model alone
+        cfg.default_scope = package
+    return cfg
 
 
 def locate(name: str | Path) -> Path:

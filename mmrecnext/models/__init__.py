@@ -5,7 +5,7 @@ from mmrecnext.models.backbone import Backbone
 from mmrecnext.models.classifier import MLLAClassifier, RecNeXtClassifier
 from mmrecnext.models.heads import ssd_head
 from mmrecnext.models.mlla import MLLA
-from mmrecnext.models.necks import FPNWithStride4
+from mmrecnext.models.necks import FinestMap, FPNWithStride4
 from mmrecnext.models.recconv import (
     RecConv,
     RecConvConcat,
@@ -18,6 +18,7 @@ __all__ = [
     'MLLA',
     'Backbone',
     'FPNWithStride4',
+    'FinestMap',
     'LinearAttn',
     'MLLAClassifier',
     'PartialChannels',

@@ -1,4 +1,4 @@
-"""A neck for backbones that begin at stride 8."""
+"""Necks that the frameworks lack: of one level more, and of the finest alone."""
 
 from __future__ import annotations
 
@@ -62,3 +62,26 @@ class FPNWithStride4(BaseModule):
         """
         maps = self.fpn(inputs)
         return self.upsample(maps[0]), *maps
+
+
+@MODELS.register_module()
+class FinestMap(BaseModule):
+    """Gives the finest map of another neck alone.
+
+    Heads that were made for one map of high resolution, as HRNet keeps it, take it.
+
+    Args:
+        neck: config of the other neck.
+        init_cfg: of this layer, which has no weights of its own.
+    """
+
+    def __init__(
+        self, neck: Mapping[str, Any], init_cfg: Mapping[str, Any] | None = None
+    ):
+        super().__init__(init_cfg)
+        self.neck = MMENGINE_MODELS.build(neck)
+
+    def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        """Return the first of the maps that the neck makes, ``[N, C, H, W]``."""
+        finest, *_ = self.neck(inputs)
+        return (finest,)

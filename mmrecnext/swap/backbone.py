@@ -35,6 +35,7 @@ def swap_backbone(
     arch: str | Mapping[str, Any] = 'm3',
     pretrained: bool | str | None = True,
     strides: Sequence[int] | None = None,
+    fpn: bool = False,
 ) -> Config:
     """Put a RecNeXt, or an MLLA, in the place of the backbone of any model.
 
@@ -55,6 +56,8 @@ def swap_backbone(
             ``arch``, a path, URL or name for others, False or None for none.
         strides: input pixels per pixel of each map of the old backbone, where that
             cannot be built here.
+        fpn: whether to put a feature pyramid between, where the head of a pose
+            estimator takes one map of stride 4, as of an HRNet; such are refused else.
 
     Returns:
         A new config; the given one stays as it is. Classes in it became their names.
@@ -91,7 +94,7 @@ def swap_backbone(
     import_modules(cfg, dispensable=packages)
     synced = any(type_of(node) in SYNCED_NORMS for node in swapped_nodes(cfg.model))
     scope = model_scope(cfg)
-    fitter = fitter_of(scope)
+    fitter = fitter_of(scope, fpn)
     for path, owner in owners:
         fitter.check(owner, path)
         old = owner.backbone

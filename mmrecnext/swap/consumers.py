@@ -9,7 +9,7 @@ from mmengine.config import ConfigDict
 
 from mmrecnext.archs import NUM_STAGES, Arch, MLLAArch
 from mmrecnext.engine.configs import nodes, type_of
-from mmrecnext.errors import ConfigError
+from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.swap.measure import (
     Map,
     default_of,
@@ -35,16 +35,25 @@ class Fitter:
 
     Args:
         scope: the framework.
+        fpn: whether to put a feature pyramid where a head takes the finest map alone.
+
+    Raises:
+        OptionError: where nothing takes a pyramid.
 
     Attributes:
+        takes_fpn (bool): whether ``fpn`` is an option.
         keeps_strides (bool): whether maps must have the strides that they had before,
             where stages of the new backbone have them. If not, they are as deep.
     """
 
     keeps_strides = False
+    takes_fpn = False
 
-    def __init__(self, scope: str):
+    def __init__(self, scope: str, fpn: bool = False):
+        if fpn and not self.takes_fpn:
+            raise OptionError(f'fpn is for pose estimators, not for {scope}')
         self.scope = scope
+        self.fpn = fpn
 
     def check(self, owner: ConfigDict, path: str) -> None:
         """Refuse a backbone that cannot be swapped, before it is measured.
@@ -94,7 +103,7 @@ class Fitter:
         """
         given: Sequence[Map] | None
         try:
-            given = measure_necks(old, as_list(owner.get('neck')), path, self.scope)
+            given = self.behind_neck(old, owner, path)
         except ConfigError:  # such as for want of an operator
             given = None
         self.fit_neck(owner, path, old, arch)
@@ -104,10 +113,20 @@ class Fitter:
                 return  # the neck makes of the maps what it made of the old ones
             given, new = old, tuple(maps)
         else:
-            new = measure_necks(maps, as_list(owner.get('neck')), path, self.scope)
+            new = self.behind_neck(maps, owner, path)
         heads = list(find_heads(owner, path))
         self.fit_heads(heads, path, given, new)
         self.fit_strides(heads, path, given, new)
+
+    def behind_neck(
+        self, maps: Sequence[Map], owner: ConfigDict, path: str
+    ) -> tuple[Map, ...]:
+        """Return what heads get of those maps of a backbone.
+
+        Raises:
+            ConfigError: where the neck cannot be built, or does not take the maps.
+        """
+        return measure_necks(maps, as_list(owner.get('neck')), path, self.scope)
 
     def fit_neck(
         self, owner: ConfigDict, path: str, old: Sequence[Map], arch: Arch | MLLAArch

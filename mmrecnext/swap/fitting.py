@@ -22,6 +22,6 @@ FITTERS: dict[str, type[Fitter]] = {
 """By the word that a row of ``FRAMEWORKS`` has."""
 
 
-def fitter_of(scope: str) -> Fitter:
-    """Return what fits models of a framework."""
-    return FITTERS[FRAMEWORKS[scope].fitter](scope)
+def fitter_of(scope: str, fpn: bool = False) -> Fitter:
+    """Return what fits models of a framework; see :class:`Fitter`."""
+    return FITTERS[FRAMEWORKS[scope].fitter](scope, fpn)

@@ -76,7 +76,7 @@ def swapped_nodes(tree: Any) -> Iterator[ConfigDict]:
 
 def is_other_model(key: str) -> bool:
     """Tell the settings of a network that stands beside the one with the backbone."""
-    return key.startswith(('teacher', 'reid'))
+    return str(key).startswith(('teacher', 'reid'))
 
 
 def preprocessors(cfg: Config, path: str) -> list[ConfigDict]:

@@ -16,10 +16,15 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from torch import nn
 
-from mmrecnext.engine.build import build_network, fit_cpu
+from mmrecnext.engine.build import build_network, fit_cpu, whole_model
 from mmrecnext.engine.configs import nodes, type_of
 from mmrecnext.models import RecNeXt
+<<<<<<< HEAD
 from mmrecnext.swap.training import is_pretrained
+=======
+from tests.zoo.classification import classification_batch
+from tests.zoo.pose import pose_batch
+>>>>>>> 0ada07e (Swap in the models of MMPose and MMPretrain by rules of their own)
 
 VIDEOS = ('MaskTrackRCNN', 'Mask2FormerVideo', 'QDTrack')
 SORTS = ('DeepSORT', 'StrongSORT')
@@ -74,7 +79,7 @@ def build_model(cfg: Config, weights: bool = True) -> nn.Module:
         if 'teacher_ckpt' in node:
             node.teacher_ckpt = None
     fit_cpu(cfg)
-    return build_network(cfg.model, cfg.default_scope, weights)
+    return build_network(whole_model(cfg), cfg.default_scope, weights)
 
 
 def shrink(cfg: Config, side: int):
@@ -187,8 +192,13 @@ def found(sample):
 
 def batch_for(cfg: Config, side: int, training: bool) -> dict:
     """Return two made-up pictures and labels, or a video, as a data loader would."""
-    if cfg.default_scope == 'mmseg':
-        return segmentation_batch(side)
+    if cfg.default_scope in BATCHES:
+        return BATCHES[cfg.default_scope](cfg, side, training)
+    return detector_batch(cfg, side, training)
+
+
+def detector_batch(cfg: Config, side: int, training: bool) -> dict:
+    """Return the same for one of MMDetection's models."""
     kind = type_of(cfg.model)
     if kind in VIDEOS or (kind in TRACKERS and not training):
         return video_batch(side, kind, training)
@@ -280,3 +290,11 @@ def segmentation_batch(side: int) -> dict:
         sample.gt_sem_seg = PixelData(data=labels)
         samples.append(sample)
     return dict(inputs=pictures, data_samples=samples)
+
+
+BATCHES = {
+    'mmpose': lambda cfg, side, training: pose_batch(cfg, training),
+    'mmpretrain': classification_batch,
+    'mmseg': lambda cfg, side, training: segmentation_batch(side),
+}
+"""What makes a batch, by framework; for all others :func:`detector_batch` does."""
