@@ -19,12 +19,9 @@ from torch import nn
 from mmrecnext.engine.build import build_network, fit_cpu, whole_model
 from mmrecnext.engine.configs import nodes, type_of
 from mmrecnext.models import RecNeXt
-<<<<<<< HEAD
 from mmrecnext.swap.training import is_pretrained
-=======
 from tests.zoo.classification import classification_batch
 from tests.zoo.pose import pose_batch
->>>>>>> 0ada07e (Swap in the models of MMPose and MMPretrain by rules of their own)
 
 VIDEOS = ('MaskTrackRCNN', 'Mask2FormerVideo', 'QDTrack')
 SORTS = ('DeepSORT', 'StrongSORT')
