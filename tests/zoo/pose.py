@@ -34,7 +34,9 @@ def pose_batch(cfg: Config, training: bool) -> dict:
     if training:
         own = {type_of(node): node for node in nodes(loader) if type_of(node)}
         steps += [own[kind] for kind in LEARNT if kind in own]
-    steps.append(found['PackPoseInputs'])
+    pack = dict(found['PackPoseInputs'])
+    pack.pop('extra_mapping_labels', None)  # which this version does by itself
+    steps.append(pack)
     built = [TRANSFORMS.build(dict(step)) for step in steps]
     resize = tested.get('BottomupResize') or tested['TopdownAffine']
     return pseudo_collate(
