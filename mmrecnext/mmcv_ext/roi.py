@@ -64,7 +64,7 @@ def roi_align_forward(
     argmax_y.fill_(-1)
     argmax_x.fill_(-1)
     start, bins = pooling.bins(rois)
-    for k, per_bin, grid in _grids(bins, pooling, input.size(1)):
+    for k, per_bin, grid in grids(bins, pooling, input.size(1)):
         # the samples of a bin are the means of smaller bins of one sample each
         samples = input.new_empty(len(k), input.size(1), *grid)
         single = pooling._replace(size=grid, sampling_ratio=1)
@@ -104,7 +104,7 @@ def roi_align_backward(
     argmax_y, argmax_x = argmax_y.to(grad), argmax_x.to(grad)
     total = grad.new_zeros(shape)
     start, bins = pooling.bins(rois)
-    for k, per_bin, grid in _grids(bins, pooling, shape[1]):
+    for k, per_bin, grid in grids(bins, pooling, shape[1]):
         step = bins[k] / bins.new_tensor(per_bin)
         y = _sample_index(argmax_y[k], start[k, 0], step[:, 0], grid[0])
         x = _sample_index(argmax_x[k], start[k, 1], step[:, 1], grid[1])
@@ -180,10 +180,10 @@ def roi_pool_backward(
     )
 
 
-def _grids(
+def grids(
     bins: Tensor, pooling: Pooling, channels: int
 ) -> Iterator[tuple[Tensor, list[int], tuple[int, int]]]:
-    """Regions grouped by their grid of samples.
+    """Group regions by their grid of samples, in bounded memory.
 
     Yields:
         Indices of the regions, samples per bin, and samples per region, in y and x.

@@ -695,10 +695,12 @@ def test_says_that_it_is_a_stand_in():
 
 
 UNSUPPORTED = {
-    'carafe_forward': lambda: ops.carafe(
-        torch.rand(1, 2, 3, 3), torch.rand(1, 9, 6, 6), 3, 1, 2
+    'border_align_forward': lambda: ops.border_align(
+        torch.rand(1, 4, 3, 3), torch.rand(1, 9, 4), 2
     ),
-    'nms_rotated': lambda: ops.nms_rotated(torch.rand(2, 5), torch.rand(2), 0.5),
+    'tin_shift_forward': lambda: ops.tin_shift(
+        torch.rand(1, 2, 4, 1), torch.zeros(1, 2, dtype=torch.int32)
+    ),
 }
 
 
