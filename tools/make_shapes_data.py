@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -111,14 +111,15 @@ def class_names(count: int) -> tuple[str, ...]:
     Raises:
         ValueError: If ``count`` is not between 1 and 253.
     """
-    _check_range('the number of classes', count, 1, MAX_CLASSES)
+    check_range('the number of classes', count, 1, MAX_CLASSES)
     if count <= len(SHAPES):
         return tuple(SHAPES)[:count]
     names = [f'{colour} {shape}' for colour in COLOURS for shape in SHAPES]
     return tuple(names[:count])
 
 
-def _check_range(what: str, value: int, low: int, high: int | None = None):
+def check_range(what: str, value: int, low: int, high: int | None = None):
+    """Refuse, by a ``ValueError``, a number that is not from ``low`` to ``high``."""
     if value < low or (high is not None and value > high):
         bounds = f'at least {low}' if high is None else f'{low} to {high}'
         raise ValueError(f'{what} must be {bounds}, not {value}')
@@ -166,7 +167,7 @@ class Settings:
             ('the number of classes', len(self.names), 1, MAX_CLASSES),
             ('the seed', self.seed, 0),
         ):
-            _check_range(what, *bounds)
+            check_range(what, *bounds)
         if not all(name.strip() for name in self.names):
             raise ValueError('a class name must not be empty')
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
@@ -295,7 +296,7 @@ def _random_outline(
     return scale * shape @ np.array([[cos, sin], [-sin, cos]]) + centre
 
 
-def _bgr(hue: float, saturation: float, value: float) -> np.ndarray:
+def bgr(hue: float, saturation: float, value: float) -> np.ndarray:
     """Colour (3,) in 0..1 from a hue in degrees, a saturation and a value in 0..1."""
     hsv = np.array([[[hue % 360, saturation, value]]], np.float32)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0]
@@ -308,7 +309,7 @@ def _appearance(category_id: int, classes: int) -> tuple[np.ndarray, tuple | Non
     return list(SHAPES.values())[kind], colour
 
 
-def _background(
+def background(
     rng: np.random.Generator, hue: float, size: tuple[int, int]
 ) -> np.ndarray:
     """A quiet gradient between two near hues, with soft blotches; (3, H, W) in 0..1."""
@@ -318,8 +319,8 @@ def _background(
     else:
         hue = 180 + hue / 3  # a warm hue turns to mud when dark
         saturation, value = rng.uniform(0.3, 0.5), rng.uniform(0.2, 0.32)
-    start = _bgr(hue, saturation, value)
-    stop = _bgr(hue + rng.uniform(-40, 40), saturation * 1.2, value * 0.85)
+    start = bgr(hue, saturation, value)
+    stop = bgr(hue + rng.uniform(-40, 40), saturation * 1.2, value * 0.85)
     cos, sin = _random_direction(rng) / 3
     x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)
     ramp = 0.5 + np.add.outer(sin * y, cos * x).astype(np.float32)
@@ -384,7 +385,7 @@ def draw_picture(
         of the objects for which there was no room.
     """
     theme = rng.uniform(0, 360)
-    image = _background(rng, theme, settings.size)
+    image = background(rng, theme, settings.size)
     scene = Scene(settings.size)
     left_out = []
     for index, category_id in enumerate(category_ids):
@@ -396,7 +397,7 @@ def draw_picture(
         for _ in range(TRIES):
             outline = _random_outline(rng, shape, settings)
             if (cover := scene.add(category_id, outline)) is not None:
-                _paint(image, scene.objects[-1].window, cover, outline, _bgr(*colour))
+                _paint(image, scene.objects[-1].window, cover, outline, bgr(*colour))
                 break
         else:
             left_out.append(category_id)
@@ -427,7 +428,8 @@ def draw_split(
         yield image_id, image, scene
 
 
-def _write(path: Path, image: np.ndarray, options: tuple[int, ...] = ()):
+def write_picture(path: Path, image: np.ndarray, options: tuple[int, ...] = ()):
+    """Write a picture of 8 bits in the format that its name ends in."""
     _, data = cv2.imencode(path.suffix, image, options)
     path.write_bytes(data)
 
@@ -456,8 +458,8 @@ def _write_split(root: Path, split: str, settings: Settings, progress: tqdm):
     annotations: list[dict] = []
     for image_id, image, scene in draw_split(settings, split):
         name = f'{image_id:012}'
-        _write(pictures / f'{name}.jpg', image, JPEG_OPTIONS)
-        _write(labels / f'{name}.png', scene.labels())
+        write_picture(pictures / f'{name}.jpg', image, JPEG_OPTIONS)
+        write_picture(labels / f'{name}.png', scene.labels())
         images.append(
             dict(id=image_id, file_name=f'{name}.jpg', width=width, height=height)
         )
@@ -482,11 +484,11 @@ def _info(settings: Settings) -> dict:
     return json.loads(json.dumps(info))  # tuples become lists, as when read back
 
 
-def _read_info(root: Path) -> dict | None:
-    """The ``info`` of a data set of ours, None of anything else."""
+def read_info(file: Path, description: str) -> dict | None:
+    """The ``info`` of annotations of that description, None of anything else."""
     try:
-        info = json.loads(_json_file(root, 'val').read_text(encoding='utf-8'))['info']
-        return info if info['description'] == DESCRIPTION else None
+        info = json.loads(file.read_text(encoding='utf-8'))['info']
+        return info if info['description'] == description else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -521,10 +523,31 @@ def make_shapes(out: str | Path, settings: Settings | None = None) -> bool:
     """
     settings = settings or Settings()
     out = Path(out).resolve()
-    info = _read_info(out)
+    info = read_info(_json_file(out, 'val'), DESCRIPTION)
     ours = _files(out, info)
     if info == _info(settings) and all(file.is_file() for file in ours):
         return False
+
+    def write(root: Path):
+        with tqdm(total=settings.train + settings.val, unit='img', disable=None) as bar:
+            for split in SPLITS:
+                _write_split(root, split, settings, bar)
+
+    fill_folder(out, ours, write)
+    return True
+
+
+def fill_folder(out: Path, ours: set[Path], write: Callable[[Path], None]):
+    """Put a new folder in the place of one, or of nothing, when it is complete.
+
+    Args:
+        out: the folder, an absolute path.
+        ours: files in it that may go.
+        write: fills the empty folder that it is given.
+
+    Raises:
+        FileExistsError: If ``out`` is a file or holds other files.
+    """
     if out.exists() and not out.is_dir():
         raise FileExistsError(f'{out} is a file; name a folder')
     foreign = sorted(
@@ -542,19 +565,16 @@ def make_shapes(out: str | Path, settings: Settings | None = None) -> bool:
     with tempfile.TemporaryDirectory(prefix=f'.{out.name}-', dir=out.parent) as work:
         new, old = Path(work, 'new'), Path(work, 'old')
         new.mkdir()
-        with tqdm(total=settings.train + settings.val, unit='img', disable=None) as bar:
-            for split in SPLITS:
-                _write_split(new, split, settings, bar)
+        write(new)
         if out.exists():
             out.rename(old)
         new.rename(out)
-    return True
 
 
 # --- Command line
 
 
-def _pair(text: str, separator: str, example: str) -> tuple[int, int]:
+def pair(text: str, separator: str, example: str) -> tuple[int, int]:
     """Two whole numbers about a separator; a single number stands for both."""
     numbers = text.lower().split(separator)
     if len(numbers) > 2 or not all(n.isascii() and n.isdigit() for n in numbers):
@@ -570,8 +590,8 @@ def build_parser() -> argparse.ArgumentParser:
         '(instances) and of ADE20K (label maps) at once.',
     )
     default = Settings()
-    size = partial(_pair, separator='x', example='160 or 192x128')
-    span = partial(_pair, separator='-', example='3 or 1-5')
+    size = partial(pair, separator='x', example='160 or 192x128')
+    span = partial(pair, separator='-', example='3 or 1-5')
     classes = parser.add_mutually_exclusive_group()
 
     def add(name, kind, initial, metavar, text, to=parser):
@@ -648,14 +668,19 @@ def main(argv: list[str] | None = None):
         settings = Settings(**options, names=tuple(names or class_names(count)))
     except ValueError as error:
         parser.error(str(error))
+    run(parser, out, partial(make_shapes, out, settings))
+    print(_report(out, settings))
+
+
+def run(parser: argparse.ArgumentParser, out: Path, make: Callable[[], bool]):
+    """Make a data set, and say whether it was made or is up to date."""
     try:
-        written = make_shapes(out, settings)
+        written = make()
     except OSError as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         parser.exit(130, f'{parser.prog}: stopped: {out} is as it was\n')
     print(f'{out} written' if written else f'{out} is up to date')
-    print(_report(out, settings))
 
 
 if __name__ == '__main__':

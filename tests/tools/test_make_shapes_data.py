@@ -465,7 +465,7 @@ def test_interrupted_run_leaves_no_trace(tmp_path, monkeypatch, exists):
     if exists:
         shapes.make_shapes(tmp_path / 'data', SMALL)
     before = files(tmp_path)
-    write, written = shapes._write, []
+    write, written = shapes.write_picture, []
 
     def interrupt(path, *args):
         write(path, *args)
@@ -473,7 +473,7 @@ def test_interrupted_run_leaves_no_trace(tmp_path, monkeypatch, exists):
         if len(written) == 7:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(shapes, '_write', interrupt)
+    monkeypatch.setattr(shapes, 'write_picture', interrupt)
     with pytest.raises(KeyboardInterrupt):
         shapes.make_shapes(tmp_path / 'data', replace(SMALL, seed=1))
     assert files(tmp_path) == before

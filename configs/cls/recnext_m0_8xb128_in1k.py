@@ -1,0 +1,4 @@
+_base_ = './recnext_m3_8xb128_in1k.py'
+
+weights = dict(checkpoint='recnext_m0.dist_300e_in1k')
+model = dict(backbone=dict(arch='m0', init_cfg=weights), head=dict(in_channels=320))
