@@ -54,8 +54,8 @@ TOOLS = {
 }
 """What each tool defines beyond ``PARSING`` and ``main``."""
 
-DRAWING = 'make_shapes_data'
-"""The tool that is a program of its own: it draws pictures, and uses no network."""
+DRAWING = ('make_shapes_data', 'make_stick_figures_data')
+"""The tools that are programs of their own: they draw pictures, and use no network."""
 
 LONGEST_OF_TOOLS = 30  # lines of a function that does not parse
 
@@ -199,7 +199,7 @@ def length(function: ast.FunctionDef) -> int:
 
 def test_tools_are_thin():
     tools = {file.stem: ast.parse(file.read_text()) for file in ROOT.glob('tools/*.py')}
-    assert tools.keys() == {*TOOLS, DRAWING}
+    assert tools.keys() == {*TOOLS, *DRAWING}
     for tool, tree in tools.items():
         known = {'main', *PARSING, *TOOLS.get(tool, '').split()}
         defined = {
@@ -207,7 +207,7 @@ def test_tools_are_thin():
             for node in tree.body
             if isinstance(node, ast.FunctionDef | ast.ClassDef)
         }
-        if tool == DRAWING:
+        if tool in DRAWING:
             continue
         assert defined - PARSING == known - PARSING, tool
         long = [

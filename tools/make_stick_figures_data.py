@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 from make_shapes_data import (
     JPEG_OPTIONS,
-    MAX_SIDE,
     MIN_SIDE,
     SHAPES,
     background,
@@ -64,6 +63,7 @@ SKELETON = (
 HEAD = 0.08  # radius, in units of about the height of a figure
 RIM = 0.7  # pixels at the edge of a part that are darker
 
+MAX_SIDE = 1024
 MAX_FIGURES = 8
 PARTS = 31  # the most of a figure
 MIN_SEEN = 8  # joints of a figure
@@ -80,7 +80,7 @@ class Settings:
     Attributes:
         train: Number of training pictures.
         val: Number of validation pictures.
-        size: Width and height of a picture in pixels, each 32 to 4096.
+        size: Width and height of a picture in pixels, each 32 to 1024.
         figures: Least and most figures that a picture is given, 1 to 8. It may hold
             fewer where there was no room for them.
         sides: Length of the smallest and of the largest figure, in percent of the
@@ -147,19 +147,20 @@ def random_pose(rng: np.random.Generator) -> dict[str, np.ndarray]:
     points = {'neck': np.array([0, -0.32, 0])}
     for side, sign in SIDES.items():
         arm = _limb(rng.uniform(4, 165), rng.uniform(-25, 65), sign)
-        bend = rng.normal(0, 0.5, 3) + [-0.3 * sign, -0.4, 0.8]
-        forearm = _bent(arm, rng.uniform(0, 130), bend)
+        up = np.array([-0.3 * sign, -0.4, 0.8]) + rng.normal(0, 0.5, 3)
+        forearm = _bent(arm, rng.uniform(0, 130), up)
         thigh = _limb(rng.uniform(0, 38), rng.uniform(-25, 55), sign)
         shin = _bent(thigh, rng.uniform(0, 80), np.array([0.1 * sign, 0.2, -1]))
         foot = _bent(shin, 75, np.array([0.4 * sign, 0, 1]))
-        for names, start, steps in (
-            (('shoulder', 'elbow', 'wrist'), [0.12, -0.3], (0.16 * arm, 0.15 * forearm)),
-            (('hip', 'knee', 'ankle', 'toe'), [0.07, 0], (0.23 * thigh, 0.23 * shin)),
+        bones = dict(elbow=0.16 * arm, wrist=0.15 * forearm)
+        bones |= dict(knee=0.23 * thigh, ankle=0.23 * shin, toe=0.07 * foot)
+        for start, place, names in (
+            ('shoulder', (0.12 * sign, -0.3, 0), ('elbow', 'wrist')),
+            ('hip', (0.07 * sign, 0, 0), ('knee', 'ankle', 'toe')),
         ):
-            place = np.array([sign * start[0], start[1], 0])
-            for name, step in zip(names, [0, *steps, 0.07 * foot], strict=False):
-                place = place + step
-                points[f'{side}_{name}'] = place
+            place = points[f'{side}_{start}'] = np.array(place)
+            for name in names:
+                place = points[f'{side}_{name}'] = place + bones[name]
     look = _rotation(rng.uniform(-35, 35), rng.uniform(-15, 15), rng.uniform(-12, 12))
     head = np.array([0, -0.44, 0.01])
     on_head = {'head': (0, 0, 0), 'hair': (0, -0.3, -0.4), 'nose': (0, 0.15, 1)}
@@ -191,11 +192,11 @@ class Part:
     joints: tuple[str, ...] = ()
 
     def draw(self, canvas: np.ndarray, value, rim: float = 0):
-        """Draw it on a canvas of ``SAMPLES`` per pixel, wider by so many pixels."""
+        """Draw it on a canvas of ``SAMPLES`` per pixel, without a rim in pixels."""
         # The middle of the first pixel has the coordinate 0.
         points = SAMPLES * self.points + (SAMPLES - 1) / 2
         points = np.round(points * 2**BITS).astype(np.int32)
-        radius = SAMPLES * (self.radius + rim)
+        radius = SAMPLES * max(self.radius - rim, self.radius / 2)
         if len(points) == 1:
             radius = round(radius * 2**BITS)
             cv2.circle(canvas, points[0].tolist(), radius, value, -1, shift=BITS)
@@ -414,7 +415,7 @@ def draw_picture(
     for part in [*behind, *(part for layer in scene.layers for part in layer)]:
         dark = tuple(0.45 * value for value in part.colour)
         part.draw(canvas, dark)
-        part.draw(canvas, part.colour, rim=-RIM)
+        part.draw(canvas, part.colour, rim=RIM)
     image = cv2.resize(canvas, settings.size, interpolation=cv2.INTER_AREA)
     grain = 3 * rng.standard_normal(image.shape[:2], np.float32)
     return np.clip(image + grain[..., None], 0, 255).astype(np.uint8), scene

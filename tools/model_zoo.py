@@ -131,9 +131,13 @@ def read(file: Path) -> dict:
 
 
 def list_configs() -> list[Path]:
-    """List the configs that train on a benchmark, all but the demos."""
-    files = sorted(METAFILE.parent.rglob('*.py'))
-    return [file for file in files if not file.stem.endswith('_shapes')]
+    """List the configs of the families, in order of name."""
+    return sorted(
+        file
+        for pattern in FAMILIES.values()
+        for file in ROOT.glob(pattern.format('*'))
+        if not file.stem.endswith('_shapes')
+    )
 
 
 def entry(file: Path, known: dict[str, dict]) -> dict:

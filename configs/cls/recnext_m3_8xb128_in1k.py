@@ -1,5 +1,5 @@
-# A classifier of MMPretrain, by its recipe for light networks of 224 x 224: 8 GPUs x 128
-# pictures, AdamW, random augmentation and erasing. It starts from the published weights;
+# A classifier by MMPretrain's recipe for light networks: 8 GPUs x 128 pictures of 224 x
+# 224, AdamW, random augmentation and erasing. It starts from the published weights;
 # init_cfg=None starts from nothing.
 _base_ = [
     'mmpretrain::_base_/models/resnet50.py',

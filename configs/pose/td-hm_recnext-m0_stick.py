@@ -1,14 +1,23 @@
 # A pose estimator with a light head on the figures of tools/make_stick_figures_data.py,
 # for a CPU: tools/dist_train.sh configs/pose/td-hm_recnext-m0_stick.py 2 trains in two
 # processes, from random weights.
+#
+# A short training from nothing finds joints in fine maps sooner than it draws them out of
+# the coarsest one: the head sees the maps of all stages, at the size of the first.
 _base_ = './td-hm_recnext-m3_coco-256x192.py'
 
 data_root = 'data/stick/'
 codec = dict(type='MSRAHeatmap', input_size=(96, 128), heatmap_size=(24, 32), sigma=1.5)
-deconvs = dict(deconv_out_channels=(96, 96, 96), deconv_kernel_sizes=(4, 4, 4))
 model = dict(
-    backbone=dict(arch='m0', init_cfg=None),
-    head=dict(in_channels=320, decoder=codec, **deconvs),
+    backbone=dict(arch='m0', out_indices=(0, 1, 2, 3), init_cfg=None),
+    neck=dict(type='FeatureMapProcessor', select_index=(0, 1, 2, 3), concat=True),
+    head=dict(
+        in_channels=40 + 80 + 160 + 320,
+        deconv_out_channels=None,
+        conv_out_channels=(96, 64),
+        conv_kernel_sizes=(1, 3),
+        decoder=codec,
+    ),
     test_cfg=dict(flip_test=False),
 )
 
@@ -65,6 +74,9 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=max_epochs))
+default_hooks = dict(
+    logger=dict(interval=50),
+    checkpoint=dict(interval=max_epochs, save_best=None, rule=None),
+)
 auto_scale_lr = dict(base_batch_size=16)  # of both processes
 randomness = dict(seed=0)

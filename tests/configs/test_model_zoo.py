@@ -72,6 +72,11 @@ def test_peers_are_as_published():
     assert ade20k == PUBLISHED['peers']['sem_fpn']
 
 
+def test_configs_are_measured_whose_families_are_listed():
+    configs = [str(file.relative_to(ROOT)) for file in model_zoo.list_configs()]
+    assert configs == [model['Config'] for model in METAFILE['Models']]
+
+
 def test_collections_and_files_exist():
     names = {collection['Name'] for collection in METAFILE['Collections']}
     assert {model['In Collection'] for model in METAFILE['Models']} == names

@@ -27,7 +27,8 @@ MAKEFILE = ROOT / 'Makefile'
 FILES = {
     str(file.relative_to(FOLDER)): file
     for file in FOLDER.rglob('*.py')
-    if not {'imagenet', 'mlla'} & {*file.parts}  # of classifiers, of another backbone
+    # Without those of classifiers, of another backbone, of other frameworks.
+    if not {'imagenet', 'mlla', 'pose', 'cls'} & {*file.parts}
 }
 NAME = re.compile(
     r'(?:(?P<folder>\w+)/)?(?P<model>mask_rcnn|retinanet|sem_fpn)_recnext_(?P<arch>\w+)_'
