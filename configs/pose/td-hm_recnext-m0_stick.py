@@ -2,8 +2,8 @@
 # for a CPU: tools/dist_train.sh configs/pose/td-hm_recnext-m0_stick.py 2 trains in two
 # processes, from random weights.
 #
-# A short training from nothing finds joints in fine maps sooner than it draws them out of
-# the coarsest one: the head sees the maps of all stages, at the size of the first.
+# A short training from nothing finds joints in fine maps sooner than in the coarsest
+# one: the head sees the maps of all stages, at the size of the first.
 _base_ = './td-hm_recnext-m3_coco-256x192.py'
 
 data_root = 'data/stick/'

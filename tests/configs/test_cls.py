@@ -41,5 +41,7 @@ def test_trains_a_step(name, tmp_path):
         cv2.imwrite(str(file), picture)
     cfg = load_config(str(FILES[name]))
     cfg.model.backbone.init_cfg = None
-    cfg.train_dataloader.dataset.data_root = str(tmp_path)
+    cfg.train_dataloader.dataset.update(
+        data_root=str(tmp_path), metainfo=dict(classes=('a', 'b'))
+    )
     train_a_step(cfg)

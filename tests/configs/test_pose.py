@@ -69,7 +69,7 @@ def test_trains_a_step(name, stick):
 
 @pytest.mark.slow
 def test_the_demo_learns(stick, tmp_path):
-    """A small one: joints of figures it has not seen, and how far they are off."""
+    """A small one halves how far the joints of figures that it has not seen are off."""
     cfg = load_config(str(FILES[DEMO]))
     cfg.model.backbone.arch = TINY
     cfg.model.head.in_channels = sum(TINY['dims'])
@@ -79,5 +79,4 @@ def test_the_demo_learns(stick, tmp_path):
     before = runner.test()
     runner.train()
     after = runner.test()
-    print(before, after)
-    assert after['EPE'] < 0.7 * before['EPE']
+    assert after['EPE'] < 0.5 * before['EPE']
