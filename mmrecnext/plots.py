@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,3 +71,22 @@ def draw_confusion(
             colour = 'white' if share > 0.5 else 'black'
             axes.text(column, row, text, ha='center', va='center', color=colour)
     return figure
+
+
+def check_picture(file: str | None, option: str = '--picture') -> None:
+    """Check the name of a picture before what is drawn is computed.
+
+    Args:
+        file: the name, if any.
+        option: that gives it.
+
+    Raises:
+        OptionError: for another kind of file, or a folder that is not there.
+    """
+    if file is None:
+        return
+    path = Path(file)
+    if path.suffix not in ('.png', '.svg'):
+        raise OptionError(f'{option} ends in .png or .svg, got {file}')
+    if not path.parent.is_dir():
+        raise OptionError(f'{option} {file}: there is no folder {path.parent}')

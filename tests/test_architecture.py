@@ -19,7 +19,7 @@ LEVELS = (
     ('tools',),
     ('mmrecnext', '__main__'),
     ('cli', 'launch'),
-    ('swap', 'export', 'benchmark', 'classification', 'report'),
+    ('swap', 'export', 'benchmark', 'classification', 'report', 'visualize'),
     ('engine',),
     ('checkpoint',),
     ('models',),
@@ -51,6 +51,7 @@ TOOLS = {
     'swap_backbone': 'compare show brief',
     'test': 'set_model ways closing',
     'train': '',
+    'visualize': 'predictor_of show_maps show_cam show_fields with_weights show_curves',
 }
 """What each tool defines beyond ``PARSING`` and ``main``."""
 

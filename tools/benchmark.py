@@ -53,7 +53,7 @@ from mmrecnext.benchmark.growth import BATCHES, SIDES, growth_table, measure_gro
 from mmrecnext.benchmark.machine import machine
 from mmrecnext.benchmark.measure import CLOCKS, measure
 from mmrecnext.benchmark.operators import TASKS, measure_operators, operator_rows
-from mmrecnext.benchmark.pictures import check_picture, draw_accuracy, draw_growth
+from mmrecnext.benchmark.pictures import draw_accuracy, draw_growth
 from mmrecnext.benchmark.published import measure_published, published_rows
 from mmrecnext.benchmark.report import (
     LEGEND,
@@ -70,6 +70,7 @@ from mmrecnext.errors import OptionError
 from mmrecnext.export.engines import ENGINES
 from mmrecnext.export.exported import open_exported
 from mmrecnext.files import write_file
+from mmrecnext.plots import check_picture
 
 
 def parse_args() -> argparse.Namespace:

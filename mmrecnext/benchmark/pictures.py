@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmrecnext.archs import ARCHS
@@ -256,18 +255,3 @@ def draw_line(
         fontsize=7,
         color=colour,
     )
-
-
-def check_picture(file: str | None):
-    """Check the name of a picture before measuring.
-
-    Raises:
-        OptionError: for another kind of file, or a folder that is not there.
-    """
-    if file is None:
-        return
-    path = Path(file)
-    if path.suffix not in ('.png', '.svg'):
-        raise OptionError(f'--picture ends in .png or .svg, got {file}')
-    if not path.parent.is_dir():
-        raise OptionError(f'--picture {file}: there is no folder {path.parent}')

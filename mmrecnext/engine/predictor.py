@@ -106,6 +106,12 @@ class Predictor:
         Raises:
             ConfigError: for a file that cannot be read.
         """
+        picture, inputs = self.read(file)
+        with torch.no_grad():
+            return picture, self.model.test_step(pseudo_collate([inputs]))[0].cpu()
+
+    def read(self, file: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
+        """Read a picture, and make of it what the model takes; see :meth:`__call__`."""
         reason = ''
         try:
             results = self.load(dict(img_path=str(file), img_id=0))
@@ -115,9 +121,7 @@ class Predictor:
             raise ConfigError(f'{file} is not an image that can be read{reason}')
         picture = results['img']
         self.kind.add_inputs(results)
-        batch = pseudo_collate([self.prepare(results)])
-        with torch.no_grad():
-            return picture, self.model.test_step(batch)[0].cpu()
+        return picture, self.prepare(results)
 
     def frames(self, video: Path) -> Iterator[tuple[np.ndarray, BaseDataElement]]:
         """Predict each frame of a video; see :meth:`__call__`."""

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmrecnext.visualize.fields import Field, draw_fields, influence, recconv_fields
+
+
+@pytest.mark.parametrize('kernel', [1, 3, 7])
+def test_a_convolution_sees_its_kernel(kernel):
+    conv = nn.Conv2d(4, 4, kernel, padding=kernel // 2)
+    seen = influence(conv, 4, 21)
+    rows, columns = np.nonzero(seen)
+    assert rows.min() == columns.min() == 10 - kernel // 2
+    assert rows.max() == columns.max() == 10 + kernel // 2
+    assert seen.max() == 1
+
+
+def test_effective_field_of_an_even_square():
+    square = np.zeros((51, 51))
+    square[15:36, 15:36] = 1  # 21 x 21
+    assert Field('', square).effective == 21
+    square[:, :] = 0
+    square[25, 25] = 1
+    assert Field('', square).effective == 1
+
+
+def test_fields_grow_with_the_level():
+    fields = recconv_fields(range(4), channels=8, size=96)
+    sides = [field.effective for field in fields]
+    assert sides == sorted(sides) and sides[0] == fields[0].nominal == 5
+    assert [field.nominal for field in fields] == [5, 10, 20, 40]
+    assert sides[-1] > 2 * sides[0]
+
+
+def test_picture(tmp_path):
+    fields = [Field('one', np.eye(8)), Field('two', np.ones((8, 8)), 5)]
+    figure = draw_fields({'a': fields, 'b': fields[:1]})
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:4] == ['one', 'two', 'one', '']
+    figure.savefig(tmp_path / 'x.png')
+
+
+def test_weights_of_the_model_are_left_alone():
+    conv = nn.Conv2d(3, 3, 3).requires_grad_(False)
+    influence(conv, 3, 9)
+    assert conv.weight.grad is None
+    assert torch.is_grad_enabled()

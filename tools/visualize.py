@@ -1,0 +1,166 @@
+#!/usr/bin/env python
+"""Draw what a network sees of a picture, how far it sees, and how it learned."""
+
+if __name__ == '__main__':
+    from mmrecnext_autoload import answer_signals
+
+    answer_signals()  # while the rest is imported
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mmrecnext import RecNeXt
+from mmrecnext.checkpoint.sources import check_source
+from mmrecnext.cli import add_config_arguments, file_to_write, run
+from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.predictor import Predictor
+from mmrecnext.errors import ConfigError
+from mmrecnext.plots import check_picture
+from mmrecnext.visualize.curves import draw_curves, published_run, read_run
+from mmrecnext.visualize.fields import (
+    KERNEL_SIZE,
+    draw_fields,
+    model_fields,
+    recconv_fields,
+)
+from mmrecnext.visualize.maps import draw_maps, explained, look, strengths
+
+EXAMPLES = """examples:
+  tools/visualize.py maps CONFIG CHECKPOINT photo.jpg --out maps.png
+  tools/visualize.py cam CONFIG CHECKPOINT photo.jpg --out cam.png
+  tools/visualize.py fields m3 a3 t --out fields.png
+  tools/visualize.py curves work_dirs/mask_rcnn_recnext_m3_coco --out curves.png
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = parser.add_subparsers(dest='what', required=True, metavar='WHAT')
+    maps = what.add_parser('maps', help='the maps of every stage and pyramid level')
+    maps.set_defaults(draw=show_maps)
+    cam = what.add_parser('cam', help='what each detection, or class, rests on')
+    cam.set_defaults(draw=show_cam)
+    for command in (maps, cam):
+        add_config_arguments(command)
+        command.add_argument('checkpoint', help='its weights')
+        command.add_argument('picture', help='the picture')
+    cam.add_argument('--part', default='neck', help='whose maps are weighed [neck]')
+    cam.add_argument('--most', type=int, default=6, help='so many predictions [6]')
+    cam.add_argument(
+        '--score-thr', type=float, default=0.3, help='of detections, the least [0.3]'
+    )
+    fields = what.add_parser('fields', help='how far RecConv and whole models see')
+    fields.set_defaults(draw=show_fields)
+    fields.add_argument('arch', nargs='*', default=['m3', 'a3', 't'], help='[m3 a3 t]')
+    fields.add_argument(
+        '--checkpoint',
+        nargs='+',
+        default=(),
+        help='weights of these, in their order; random ones without',
+    )
+    fields.add_argument('--size', type=int, default=224, help='of the image [224]')
+    curves = what.add_parser(
+        'curves', help='loss, learning rate and figures of runs, beside the published'
+    )
+    curves.set_defaults(draw=show_curves)
+    curves.add_argument('work_dir', nargs='+', help='of a run')
+    curves.add_argument('--figures', nargs='+', default=(), help='such as bbox_mAP')
+    for name, command in what.choices.items():
+        command.add_argument(
+            '--out',
+            type=file_to_write,
+            default=f'{name}.png',
+            help=f'picture to write, *.png or *.svg [{name}.png]',
+        )
+    return parser.parse_args()
+
+
+def main():
+    """Draw, and say where it is."""
+    args = parse_args()
+    check_picture(args.out, '--out')
+    args.draw(args).savefig(args.out, dpi=130)
+    print(f'drawn in {args.out}')
+
+
+def predictor_of(args: argparse.Namespace, score_thr: float = 0.3) -> Predictor:
+    """Build the network that a command names."""
+    check_source(args.checkpoint)
+    cfg = load_config(args.config, args.cfg_options)
+    return Predictor(cfg, args.checkpoint, score_thr=score_thr)
+
+
+def show_maps(args: argparse.Namespace):
+    """Draw the maps of the backbone and the neck."""
+    seen = look(predictor_of(args), args.picture, ('backbone', 'neck'))
+    return draw_maps(seen.picture, strengths(seen))
+
+
+def show_cam(args: argparse.Namespace):
+    """Draw what predictions rest on.
+
+    Raises:
+        ConfigError: where nothing was predicted.
+    """
+    predictor = predictor_of(args, args.score_thr)
+    seen = look(predictor, args.picture, (args.part,))
+    row = list(explained(predictor, seen, args.part, args.most))
+    if not row:
+        raise ConfigError(
+            f'{args.picture}: nothing was found with a score of {args.score_thr} or '
+            'more; a lower --score-thr shows what there is'
+        )
+    return draw_maps(seen.picture, [row])
+
+
+def show_fields(args: argparse.Namespace):
+    """Draw how far networks see."""
+    models = with_weights(args.arch, args.checkpoint)
+    return draw_fields(
+        {
+            f'RecConv of {KERNEL_SIZE} x {KERNEL_SIZE}': recconv_fields(),
+            'last stage': model_fields(models, args.size),
+        }
+    )
+
+
+def with_weights(archs: Sequence[str], checkpoints: Sequence[str]) -> dict:
+    """Build backbones, with weights where there are.
+
+    Raises:
+        ConfigError: for other numbers of the two.
+    """
+    if checkpoints and len(checkpoints) != len(archs):
+        raise ConfigError(
+            f'--checkpoint: {len(checkpoints)} for {len(archs)} models; name one each'
+        )
+    torch.manual_seed(0)
+    models = {}
+    for i, arch in enumerate(archs):
+        init = (
+            dict(type='Pretrained', checkpoint=checkpoints[i]) if checkpoints else None
+        )
+        models[arch] = RecNeXt(arch, init_cfg=init)
+        if init:
+            models[arch].init_weights()
+    return models
+
+
+def show_curves(args: argparse.Namespace):
+    """Draw how runs learned, and the published ones of their configs."""
+    runs = [read_run(Path(folder)) for folder in args.work_dir]
+    published = filter(None, (published_run(name) for name in {r.name for r in runs}))
+    return draw_curves([*runs, *published], args.figures)
+
+
+if __name__ == '__main__':
+    run(main)
