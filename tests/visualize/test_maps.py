@@ -32,7 +32,7 @@ def picture(shapes):
 def test_maps_of_stages_and_levels(predictor, picture):
     seen = look(predictor, picture, ('backbone', 'neck', 'absent'))
     rows = strengths(seen)
-    assert [len(row) for row in rows][0] == 4 and len(rows) == 2
+    assert len(rows) == 2 and len(rows[0]) == 4
     for row in rows:
         for one in row:
             assert one.heat.shape == seen.picture.shape[:2]
@@ -52,7 +52,8 @@ def test_what_predictions_rest_on(predictor, picture):
 
 def test_a_part_without_maps_is_refused(predictor, picture):
     seen = look(predictor, picture, ('nose',))
-    with pytest.raises(OptionError, match='--part nose gave no maps; .*backbone, neck'):
+    said = r'--part nose gave no maps; .*backbone, neck'
+    with pytest.raises(OptionError, match=said):
         next(explained(predictor, seen, 'nose'))
 
 
