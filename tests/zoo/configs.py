@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import TypeAlias
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.utils import is_installed
 
@@ -17,6 +19,7 @@ from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import UserError
 from mmrecnext.swap.backbone import swap_backbone
 from mmrecnext.swap.files import plain
+from mmrecnext.swap.fitting import FITTERS
 from tests.zoo.trial import Trial, attempt, brief, build_model
 
 CLASSIFIERS = (
@@ -48,6 +51,9 @@ CLASSIFIERS = (
 )
 """Hierarchical classifiers, the backbones that ought to be swappable."""
 
+OTHER_MODELS = ('BaseReID',)
+"""Classifiers of MMDetection, which it does not swap."""
+
 SIDE, LARGE_SIDE = 128, 256
 """Height and width of the pictures that are trained on: the latter for models that
 choose hundreds of queries among the pixels of their maps."""
@@ -58,7 +64,16 @@ TRIES = 6
 
 @dataclass
 class Row:
-    """What came of one config."""
+    """What came of one config.
+
+    Attributes:
+        name (str): of the config.
+        model (str): its type, with that of its head where that tells models apart.
+        backbone (str): type of the old one.
+        problem (str): why it is not swapped or not built, empty if it is.
+        swapped (bool): whether its backbone was swapped.
+        built (bool): whether the model was built then.
+    """
 
     name: str
     model: str = ''
@@ -68,24 +83,48 @@ class Row:
     built: bool = False
 
     @property
+    def scope(self) -> str:
+        """The framework."""
+        return self.name.partition('::')[0]
+
+    @property
     def counts(self) -> bool:
         """Whether it has maps of a hierarchical classifier."""
-        return self.backbone in CLASSIFIERS and self.model != 'BaseReID'
+        return self.backbone in CLASSIFIERS and self.model not in OTHER_MODELS
 
 
 @dataclass
 class Training:
-    """What came of the training of one type of model."""
+    """What came of the training of one type of model.
 
+    Attributes:
+        scope (str): its framework.
+        model (str): the type, as in :class:`Row`.
+        name (str): of the config that was trained.
+        trial (Trial): what came of it, None where it was not built.
+        problem (str): why not.
+    """
+
+    scope: str
     model: str
     name: str = ''
     trial: Trial | None = None
     problem: str = ''
 
     @property
+    def has_trained(self) -> bool:
+        """Whether it trained without fault."""
+        return bool(self.trial) and not self.trial.faults
+
+    @property
+    def has_predicted(self) -> bool:
+        """Whether it predicted."""
+        return bool(self.trial) and self.trial.predictions > 0
+
+    @property
     def trained(self) -> str:
         """Whether it trained without fault, in a cell of a table."""
-        if self.trial and not self.trial.faults:
+        if self.has_trained:
             return f'yes: `{self.name}`, loss {self.trial.loss:.3g}'
         fault = self.trial.faults[0] if self.trial else self.problem
         return f'no: {fault}'.replace('|', '/')
@@ -93,82 +132,114 @@ class Training:
     @property
     def predicted(self) -> str:
         """Whether it predicted, likewise."""
-        if self.trial and self.trial.predictions:
+        if self.has_predicted:
             return 'yes'
         reason = self.trial.unpredicted if self.trial else 'it was not trained'
         return f'no: {reason}'.replace('|', '/')
 
 
-def zoo() -> list[str]:
-    """Return the names of all complete configs of the installed frameworks."""
+def zoo(scopes: Iterable[str] | None = None) -> list[str]:
+    """Return the names of all complete configs of frameworks, by default installed."""
     return [
         f'{package}::{file.relative_to(configs_of(package)).as_posix()}'
-        for package in filter(is_installed, FRAMEWORKS)
+        for package in scopes or filter(is_installed, FRAMEWORKS)
         for file in sorted(configs_of(package).rglob('*.py'))
         if '_base_' not in file.parts
     ]
 
 
-def make_bert(folder: Path) -> str | None:
-    """Make a small language model of random weights, in place of a download.
+Files: TypeAlias = Mapping[str, str]
+"""What stands for downloads, by the name or the key that a config has for it."""
 
-    Returns:
-        Its folder; None where transformers is not installed.
-    """
+
+def make_files(folder: Path) -> Files:
+    """Make models of random weights, in place of downloads, where they can be made."""
+    return {**make_bert(folder / 'bert'), **make_link(folder / 'link.pth')}
+
+
+def make_bert(folder: Path) -> Files:
+    """Make a small language model, if transformers is installed."""
     try:
         from transformers import BertConfig, BertModel, BertTokenizerFast
     except ImportError:
-        return None
+        return {}
     letters = 'abcdefghijklmnopqrstuvwxyz'
     tokens = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', '.', '?', *letters]
     words = [*tokens, *(f'##{letter}' for letter in letters)]
+    folder.mkdir()
     (folder / 'vocab.txt').write_text('\n'.join(words))
     BertTokenizerFast(str(folder / 'vocab.txt')).save_pretrained(folder)
     config = BertConfig(len(words), num_hidden_layers=2, intermediate_size=64)
     BertModel(config).save_pretrained(folder)
-    return str(folder)
+    return {'bert-base-uncased': str(folder)}
 
 
-def swap(name: str, cfg: Config, arch: str, bert: str | None) -> Config:
+def make_link(file: Path) -> Files:
+    """Make what StrongSORT links tracks with, if MMDetection is installed."""
+    try:
+        from mmdet.models.tracking.aflink import AFLinkModel
+    except ImportError:
+        return {}
+    torch.save(AFLinkModel().state_dict(), file)
+    return {'AppearanceFreeLink': str(file)}
+
+
+def swap(name: str, cfg: Config, arch: str, files: Files) -> Config:
     """Swap a config, from scratch, and give it what it would look for elsewhere.
+
+    Where that takes a feature pyramid, it gets one.
 
     Args:
         name: of the config.
         cfg: the config.
         arch: whose channels and strides to give it; there is one block per stage.
-        bert: folder of a language model, or None.
+        files: what stands for downloads.
     """
     tiny = dict(base=arch, depths=(1, 1, 1, 1))
-    cfg = swap_backbone(cfg, tiny, pretrained=False)
-    localise(cfg, name, bert)
+    framework = FRAMEWORKS.get(cfg.get('default_scope'))
+    fpn = bool(framework) and FITTERS[framework.fitter].takes_fpn
+    cfg = swap_backbone(cfg, tiny, pretrained=False, fpn=fpn)
+    localise(cfg, name, files)
     return cfg
 
 
-def localise(cfg: Config, name: str, bert: str | None):
+def localise(cfg: Config, name: str, files: Files):
     """Give a config what its model would look for elsewhere, in place."""
     folder = configs_of(name.partition('::')[0]).parent
     for node in nodes(cfg.model):
         for key, value in node.items():
-            if value == 'bert-base-uncased' and bert:
-                node[key] = bert
+            if isinstance(value, str) and value in files:
+                node[key] = files[value]
             elif key == 'teacher_config':
                 node[key] = str(folder / value)
+        if type_of(node) in files:
+            node.checkpoint = files[type_of(node)]
 
 
 def kind_of(model: ConfigDict) -> str:
-    """Return the type of a model, of a segmentor also that of its (last) head."""
-    heads = model.get('decode_head')
+    """Return the type of a model, and that of its last head where many share it."""
+    heads = model.get('decode_head') or model.get('head')
+    if type_of(model) == 'YOLODetector':
+        heads = model.get('bbox_head')
     head = heads[-1] if isinstance(heads, list | tuple) and heads else heads
     return f'{type_of(model)} {type_of(head)}'.strip()
+
+
+def backbones_of(model: ConfigDict) -> Iterator[ConfigDict]:
+    """Yield the backbones of a model, or of one inside it."""
+    for node in (model, model.get('detector') or {}):
+        for key in ('backbone', 'img_backbone', 'pts_backbone'):
+            if node.get(key):
+                yield node[key]
 
 
 BUILT: dict[str, str] = {}
 """Per model that was built, what was wrong."""
 
 
-def check(task: tuple[str, str, str | None]) -> Row:
+def check(task: tuple[str, str, Files]) -> Row:
     """Swap a config and build its model, without memory for weights."""
-    name, arch, bert = task
+    name, arch, files = task
     row = Row(name)
     try:
         old = read_config(name)
@@ -180,9 +251,9 @@ def check(task: tuple[str, str, str | None]) -> Row:
         row.problem = 'no model: a part of other configs'
         return row
     row.model = kind_of(model)
-    row.backbone = type_of((model.get('detector') or model).get('backbone'))
+    row.backbone = type_of(next(backbones_of(model), None))
     try:
-        cfg = swap(name, old, arch, bert)
+        cfg = swap(name, old, arch, files)
     except UserError as error:
         row.problem = str(error)
         return row
@@ -206,12 +277,12 @@ def build_problem(cfg: Config) -> str:
     return BUILT[key]
 
 
-def by_type(rows: Sequence[Row]) -> dict[str, list[str]]:
+def by_type(rows: Sequence[Row]) -> dict[tuple[str, str], list[str]]:
     """Return some configs of each type of model that could be swapped, short first."""
     found = defaultdict(list)
     for row in rows:
         if row.swapped:
-            found[row.model].append(row)
+            found[row.scope, row.model].append(row)
     return {
         kind: [row.name for row in sorted(some, key=rank)][:TRIES]
         for kind, some in sorted(found.items())
@@ -223,13 +294,13 @@ def rank(row: Row) -> tuple[bool, int, str]:
     return not row.built, len(row.name), row.name
 
 
-def train(task: tuple[str, list[str], str, str | None]) -> Training:
+def train(task: tuple[tuple[str, str], list[str], str, Files]) -> Training:
     """Train a model of a type for a step, and predict."""
-    kind, names, arch, bert = task
-    result = Training(kind)
+    kind, names, arch, files = task
+    result = Training(*kind)
     for name in names:
         try:
-            cfg = swap(name, read_config(name), arch, bert)
+            cfg = swap(name, read_config(name), arch, files)
             trial = attempt(cfg, side_of(cfg))
         except Exception as error:
             if not result.name:
@@ -239,7 +310,7 @@ def train(task: tuple[str, list[str], str, str | None]) -> Training:
             result.name, result.trial = name, trial
         if trial.passed:
             return result
-    return told(result, bert)
+    return told(result, files)
 
 
 def side_of(cfg: Config) -> int:
@@ -247,10 +318,10 @@ def side_of(cfg: Config) -> int:
     return LARGE_SIDE if 'num_queries' in cfg.model else SIDE
 
 
-def told(result: Training, bert: str | None) -> Training:
+def told(result: Training, files: Files) -> Training:
     """Add to what went wrong whether it goes wrong before the swap, too."""
     cfg = read_config(result.name)
-    localise(cfg, result.name, bert)
+    localise(cfg, result.name, files)
     try:
         before, problem = attempt(cfg, side_of(cfg)), ''
     except Exception as error:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Swap the backbone of every config that MMDetection and MMSegmentation ship.
+"""Swap the backbone of every config that the frameworks ship.
 
-Each is swapped and its model built; of each type of detector or segmentor one config is
-trained for a step and predicts. The result is a report in Markdown.
+Each is swapped and its model built; of each type of model one config is trained for a
+step and predicts. The result is a report in Markdown.
 """
 
 from __future__ import annotations
@@ -13,41 +13,25 @@ if __name__ == '__main__':
     answer_signals()  # while the rest is imported
 
 import argparse
-import multiprocessing
 import os
 import re
-import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import date
-from multiprocessing.pool import Pool
 from pathlib import Path
 
 import torch
 from mmengine.logging import MMLogger
-from rich.progress import Progress
 
-from mmrecnext.benchmark.machine import cpu_model, version_of
+from mmrecnext.benchmark.machine import cpu_model
 from mmrecnext.benchmark.markdown import table
 from mmrecnext.cli import file_to_write, run
-from mmrecnext.engine.frameworks import FRAMEWORKS
+from mmrecnext.engine.frameworks import FRAMEWORKS, names_of
 from mmrecnext.errors import OptionError
 from mmrecnext.files import write_file
-from tests.zoo.configs import (
-    LARGE_SIDE,
-    SIDE,
-    Row,
-    Training,
-    by_type,
-    check,
-    make_bert,
-    train,
-    zoo,
-)
-
-OPTIONAL = ('transformers', 'fairscale', 'scikit-image', 'motmetrics', 'mmpretrain')
-"""Packages that some configs need, if installed."""
+from tests.zoo.configs import LARGE_SIDE, SIDE, Row, Training
+from tests.zoo.gather import Options, Results, gather
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,7 +43,27 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--only', default='', metavar='TEXT', help='in the names')
     parser.add_argument('--jobs', type=int, default=2, help='processes [2]')
     parser.add_argument(
+        '--frameworks',
+        nargs='+',
+        choices=FRAMEWORKS,
+        metavar='NAME',
+        help='to try here [all that are installed]',
+    )
+    parser.add_argument(
+        '--python',
+        nargs='+',
+        default=[],
+        metavar='NAME=FILE',
+        help='frameworks that another environment has, and its interpreter',
+    )
+    parser.add_argument(
         '--out', type=file_to_write, default='docs/zoo_report.md', help='file to write'
+    )
+    parser.add_argument(
+        '--results',
+        type=file_to_write,
+        metavar='FILE',
+        help='write what came out as JSON, and no report',
     )
     return parser.parse_args()
 
@@ -68,92 +72,130 @@ def main():
     """Swap all, train one of each type, and write the report."""
     args = parse_args()
     warnings.simplefilter('ignore')
-    names = [name for name in zoo() if args.only in name]
-    if not names:
-        raise OptionError(f'--only {args.only}: in the name of no config')
+    pythons = interpreters(args.python)
+    scopes = args.frameworks or [
+        scope for scope, row in FRAMEWORKS.items() if row.is_installed
+    ]
     MMLogger.get_current_instance().setLevel('ERROR')
     torch.set_num_threads(1)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        # Before the progress bar has a thread, which a fork would cut off in mid-air.
-        multiprocessing.get_context('fork').Pool(args.jobs) as pool,
-        Progress() as progress,
-    ):
-        bert = make_bert(Path(folder))
-        tasks = [(name, args.arch, bert) for name in names]
-        rows = list(each(check, tasks, pool, progress, 'swap and build'))
-        tasks = [(kind, some, args.arch, bert) for kind, some in by_type(rows).items()]
-        trainings = list(each(train, tasks, pool, progress, 'train and predict'))
-        pool.close()  # or they are terminated, and a signal may find one in a lock
-        pool.join()
+    options = Options(args.arch, args.only, args.jobs)
+    here = [scope for scope in scopes if scope not in pythons]
+    found = gather(here, pythons, options)
+    if args.results:
+        found[0].write(Path(args.results))
+        return
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_file(out, report(rows, trainings, args).encode())
+    write_file(out, report(found, options).encode())
     print(f'Written to {out}')
 
 
-def each(work, tasks: Sequence, pool: Pool, progress: Progress, title: str) -> Iterable:
-    """Do the tasks in processes, in order, with a progress bar."""
-    return progress.track(pool.imap(work, tasks), total=len(tasks), description=title)
+def interpreters(given: Sequence[str]) -> dict[str, str]:
+    """Return the interpreter of each framework that another environment has.
+
+    Raises:
+        OptionError: for an unknown framework, or none.
+    """
+    pythons = dict(text.split('=', 1) if '=' in text else (text, '') for text in given)
+    for scope, python in pythons.items():
+        if scope not in FRAMEWORKS or not python:
+            raise OptionError(
+                f'--python {scope}={python}: not as NAME=FILE, of a framework; those '
+                f'are {names_of()}'
+            )
+    return pythons
 
 
-def report(
-    rows: Sequence[Row], trainings: Sequence[Training], args: argparse.Namespace
-) -> str:
+def report(found: Sequence[Results], options: Options) -> str:
     """Return the report."""
-    counted = [row for row in rows if row.counts]
-    only = f' --only {args.only}' if args.only else ''
+    only = f' --only {options.only}' if options.only else ''
+    tried = {row.scope for results in found for row in results.rows}
+    scopes = [s for results in found for s in results.scopes if s in tried]
+    others = [scope for results in found[1:] for scope in results.scopes]
+    pythons = ' '.join(f'{scope}=PYTHON' for scope in others)
+    rows = [row for results in found for row in results.rows]
+    trainings = [training for results in found for training in results.trainings]
     lines = [
         "# The swap over the frameworks' own configs",
         '',
-        f'`python -m tests.zoo.report --arch {args.arch}{only}`, {date.today()}, on '
-        f'{os.cpu_count()} cores of {cpu_model()}: {versions()}. The RecNeXt has one '
-        'block per stage: what depends on a backbone does not depend on its depth.',
+        f'`python -m tests.zoo.report --arch {options.arch}{only}'
+        + (f' --python {pythons}' if pythons else '')
+        + f'`, {date.today()}, on {os.cpu_count()} cores of {cpu_model()}. The RecNeXt '
+        'has one block per stage: what depends on a backbone does not depend on its '
+        f'depth. One config of each type is trained for a step on pictures of {SIDE} '
+        f'or {LARGE_SIDE} pixels a side (of poses, of the size that the codec says), '
+        'from scratch: finite losses, a finite gradient that is not zero at every '
+        'parameter of the backbone; then it predicts. Types whose heads differ are '
+        'told apart by them.',
+        '',
+        *(f'- {names_of(each.scopes)}: {each.versions}' for each in found),
+        '',
+        'Shares are of the configs with a hierarchical classifier.',
         '',
         table(
-            ('configs with a hierarchical classifier', 'number', 'share'),
-            [
-                ('all', len(counted), ''),
-                ('swapped', *share(row.swapped for row in counted)),
-                ('swapped, and the model is built', *share(r.built for r in counted)),
-            ],
+            (
+                *('framework', 'configs', 'hierarchical', 'swapped', '', 'built', ''),
+                *('types', 'trained', 'predicted'),
+            ),
+            [summary(scope, rows, trainings) for scope in scopes],
         ),
         '',
-        '## By backbone',
+    ]
+    for scope in scopes:
+        lines += section(
+            FRAMEWORKS[scope].name,
+            [row for row in rows if row.scope == scope],
+            [each for each in trainings if each.scope == scope],
+        )
+    return '\n'.join(lines).rstrip() + '\n'
+
+
+def summary(
+    scope: str, rows: Sequence[Row], trainings: Sequence[Training]
+) -> tuple[str | int, ...]:
+    """Return what came of a framework, in a line."""
+    own = [row for row in rows if row.scope == scope]
+    counted = [row for row in own if row.counts]
+    tried = [each for each in trainings if each.scope == scope]
+    return (
+        FRAMEWORKS[scope].name,
+        len(own),
+        len(counted),
+        *share(row.swapped for row in counted),
+        *share(row.built for row in counted),
+        len(tried),
+        sum(each.has_trained for each in tried),
+        sum(each.has_predicted for each in tried),
+    )
+
+
+def section(name: str, rows: Sequence[Row], trainings: Sequence[Training]) -> list[str]:
+    """Return what came of the configs of a framework."""
+    counted = [row for row in rows if row.counts]
+    failed = reasons(row for row in counted if not row.built)
+    others = reasons(row for row in rows if not row.counts)
+    lines = [
+        f'## {name}',
         '',
         table(
             ('backbone', 'configs', 'swapped', 'built'),
             tally((row.backbone, row) for row in counted),
         ),
         '',
-        '## By type of detector or segmentor',
-        '',
-        f'One config of each is trained for a step on pictures of {SIDE} or '
-        f'{LARGE_SIDE} pixels a side, from scratch: finite losses, a finite gradient '
-        'at every parameter of the backbone; then it predicts. Segmentors are told '
-        'apart by their heads.',
-        '',
         table(
             ('type', 'configs', 'swapped', 'built', 'trained', 'predicted'),
-            by_model(counted, trainings),
-        ),
-        '',
-        '## What does not pass, and why',
-        '',
-        table(
-            ('configs', 'such as', 'reason'),
-            reasons(row for row in counted if not row.built),
-        ),
-        '',
-        '## What has no hierarchical classifier',
-        '',
-        table(
-            ('configs', 'such as', 'reason'),
-            reasons(row for row in rows if not row.counts),
+            by_model(rows, trainings),
         ),
         '',
     ]
-    return '\n'.join(lines).rstrip() + '\n'
+    for title, told in (
+        ('What does not pass, and why', failed),
+        ('What has no hierarchical classifier', others),
+    ):
+        if told:
+            lines += [f'### {title}', '', table(('configs', 'such as', 'reason'), told)]
+            lines += ['']
+    return lines
 
 
 def share(flags: Iterable[bool]) -> tuple[int, str]:
@@ -174,11 +216,11 @@ def tally(keyed: Iterable[tuple[str, Row]]) -> list[tuple[str, int, int, int]]:
 
 
 def by_model(rows: Sequence[Row], trainings: Sequence[Training]) -> list[tuple]:
-    """Return a line per type of model."""
+    """Return a line per type of model that has, or could be given, a RecNeXt."""
     told = {each.model: (each.trained, each.predicted) for each in trainings}
     return [
         (*line, *told.get(line[0], ('no: none is swapped', 'no')))
-        for line in tally((row.model, row) for row in rows)
+        for line in tally((r.model, r) for r in rows if r.counts or r.swapped)
     ]
 
 
@@ -193,13 +235,6 @@ def reasons(rows: Iterable[Row]) -> list[tuple[int, str, str]]:
         (len(names), f'`{names[0]}`', problem.replace('|', '/'))
         for problem, names in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
-
-
-def versions() -> str:
-    """Return the versions that the result depends on."""
-    frameworks = [framework.distribution for framework in FRAMEWORKS.values()]
-    names = ['torch', *frameworks, 'mmcv-lite', *OPTIONAL]
-    return ', '.join(f'{n} {v}' for n in names if (v := version_of(n)))
 
 
 if __name__ == '__main__':

@@ -16,12 +16,16 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from torch import nn
 
+from mmrecnext.compat import BatchNorm
 from mmrecnext.engine.build import build_network, fit_cpu, whole_model
 from mmrecnext.engine.configs import nodes, type_of
-from mmrecnext.models import RecNeXt
+from mmrecnext.models import Backbone
 from mmrecnext.swap.training import is_pretrained
 from tests.zoo.classification import classification_batch
 from tests.zoo.pose import pose_batch
+from tests.zoo.rotated import rotated_batch
+from tests.zoo.space import mono_batch, sees_space
+from tests.zoo.yolo import yolo_batch
 
 VIDEOS = ('MaskTrackRCNN', 'Mask2FormerVideo', 'QDTrack')
 SORTS = ('DeepSORT', 'StrongSORT')
@@ -82,7 +86,10 @@ def build_model(cfg: Config, weights: bool = True) -> nn.Module:
 def shrink(cfg: Config, side: int):
     """Have a config take pictures as they are, however small, in place."""
     for node in nodes(cfg.model):
-        if 'batch_augments' in node:
+        if type_of(node) == 'PPYOLOEDetDataPreprocessor':  # which stacks by them
+            for augment in node.batch_augments:
+                augment.random_size_range = (side, side)
+        elif 'batch_augments' in node:
             node.batch_augments = None
         if 'pos_fraction' in node:  # a sampler of regions
             node.num = min(node.num, REGIONS)
@@ -110,6 +117,7 @@ def attempt(cfg: Config, side: int = 128) -> Trial:
     model = build_model(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model.init_weights()
+        wake(model)
         try:
             batch = batch_for(cfg, side, training=True)
             loss, faults = train_step(trained_part(model), batch)
@@ -121,6 +129,19 @@ def attempt(cfg: Config, side: int = 128) -> Trial:
         except Exception as error:
             return Trial(loss, faults, 0, brief(error))
     return Trial(loss, faults, predictions, '' if predictions else 'nothing predicted')
+
+
+def wake(model: nn.Module):
+    """Put small numbers in the place of weights that begin at zero, in place.
+
+    What stands behind those would learn nothing in the first step.
+    """
+    for p in model.parameters():
+        if p.dim() > 1 and not p.any():
+            nn.init.normal_(p, std=0.01)
+    for module in model.modules():
+        if isinstance(module, BatchNorm) and module.affine and not module.weight.any():
+            nn.init.ones_(module.weight)
 
 
 def trained_part(model: nn.Module) -> nn.Module:
@@ -163,12 +184,19 @@ def train_step(model: nn.Module, batch: Mapping) -> tuple[float, tuple[str, ...]
     total, logged = model.parse_losses(losses)
     total.backward()
     faults = [f'{k} is {v}' for k, v in logged.items() if not np.isfinite(float(v))]
-    for name, backbone in model.named_modules():
-        if not isinstance(backbone, RecNeXt) or not name.endswith('backbone'):
-            continue
+    swapped = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, Backbone) and name.endswith('backbone')
+    ]
+    for name, backbone in swapped:
         for key, p in backbone.named_parameters():
-            if p.requires_grad and (p.grad is None or not p.grad.isfinite().all()):
+            if not p.requires_grad:
+                continue
+            if p.grad is None or not p.grad.isfinite().all():
                 faults.append(f'{name}.{key} has no finite gradient')
+            elif not p.grad.any():
+                faults.append(f'{name}.{key} has a gradient of zeros')
     return float(total), tuple(faults)
 
 
@@ -289,9 +317,25 @@ def segmentation_batch(side: int) -> dict:
     return dict(inputs=pictures, data_samples=samples)
 
 
+def yolo(cfg: Config, side: int, training: bool) -> dict:
+    """Return a batch for MMYOLO."""
+    batch = detector_batch(cfg, side, training)
+    return yolo_batch(cfg, batch, side) if training else batch
+
+
+def space(cfg: Config, side: int, training: bool) -> dict:
+    """Return a batch for MMDetection3D, some of whose models are MMDetection's."""
+    if sees_space(cfg):
+        return mono_batch(cfg, side)
+    return detector_batch(cfg, side, training)
+
+
 BATCHES = {
+    'mmdet3d': space,
     'mmpose': lambda cfg, side, training: pose_batch(cfg, training),
     'mmpretrain': classification_batch,
+    'mmrotate': lambda *args: rotated_batch(args[0], detector_batch(*args)),
     'mmseg': lambda cfg, side, training: segmentation_batch(side),
+    'mmyolo': yolo,
 }
 """What makes a batch, by framework; for all others :func:`detector_batch` does."""
