@@ -22,33 +22,26 @@ from mmrecnext.swap.files import plain
 from mmrecnext.swap.fitting import FITTERS
 from tests.zoo.trial import Trial, attempt, brief, build_model
 
-CLASSIFIERS = (
-    'ResNet',
-    'ResNetV1c',
-    'ResNeXt',
-    'ResNeSt',
-    'Res2Net',
-    'RegNet',
-    'DetectoRS_ResNet',
-    'TridentResNet',
-    'HRNet',
-    'SwinTransformer',
-    'PyramidVisionTransformer',
-    'PyramidVisionTransformerV2',
-    'MixVisionTransformer',
-    'PCPVT',
-    'SVT',
-    'MSCAN',
-    'ConvNeXt',
-    'PoolFormer',
-    'MobileNetV2',
-    'MobileNetV3',
-    'EfficientNet',
-    'TIMMBackbone',
-    'Darknet',
-    'CSPDarknet',
-    'CSPNeXt',
-)
+CLASSIFIERS = {
+    # of MMDetection and MMSegmentation
+    *('ResNet', 'ResNetV1c', 'ResNeXt', 'ResNeSt', 'Res2Net', 'RegNet', 'HRNet'),
+    *('DetectoRS_ResNet', 'TridentResNet', 'MobileNetV2', 'MobileNetV3'),
+    *('SwinTransformer', 'MixVisionTransformer', 'PCPVT', 'SVT', 'MSCAN'),
+    *('PyramidVisionTransformer', 'PyramidVisionTransformerV2', 'ConvNeXt'),
+    *('PoolFormer', 'EfficientNet', 'TIMMBackbone', 'Darknet', 'CSPDarknet', 'CSPNeXt'),
+    # of MMPose besides
+    *('ResNetV1d', 'SEResNet', 'SCNet', 'LiteHRNet', 'HRFormer', 'VGG', 'AlexNet'),
+    *('ViPNAS_ResNet', 'ViPNAS_MobileNetV3', 'ShuffleNetV1', 'ShuffleNetV2'),
+    # of MMPretrain besides
+    *('SwinTransformerV2', 'EfficientNetV2', 'RIFormer', 'RepVGG', 'MobileOne'),
+    *('ResNet_CIFAR', 'LeViT', 'TinyViT', 'MViT', 'DaViT', 'HiViT', 'MobileViT'),
+    *('EdgeNeXt', 'HorNet', 'DenseNet', 'RepLKNet', 'RepMLPNet', 'VAN', 'PyramidVig'),
+    *('EfficientFormer', 'SEResNeXt', 'InceptionV3'),
+    *('CSPDarkNet', 'CSPResNet', 'CSPResNeXt'),
+    # of MMYOLO and MMDetection3D besides
+    *('YOLOv5CSPDarknet', 'YOLOXCSPDarknet', 'YOLOv6EfficientRep', 'YOLOv6CSPBep'),
+    *('YOLOv7Backbone', 'YOLOv8CSPDarknet', 'PPYOLOECSPResNet', 'DLANet'),
+}
 """Hierarchical classifiers, the backbones that ought to be swappable."""
 
 OTHER_MODELS = ('BaseReID',)
