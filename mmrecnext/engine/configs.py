@@ -7,6 +7,7 @@ import importlib
 import inspect
 import logging
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -98,7 +99,7 @@ def locate(name: str | Path) -> Path:
         ConfigError: where there is none, naming the closest.
     """
     package, _, inner = str(name).rpartition('::')
-    if package and not is_installed(package):
+    if package and not is_found(package):
         if package in FRAMEWORKS:
             hint = f'is not installed: {FRAMEWORKS[package].pip_line}'
         else:
@@ -128,6 +129,14 @@ def locate(name: str | Path) -> Path:
     )
 
 
+@cache  # MMEngine reads what is installed anew each time, for a fifth of a second
+def is_found(package: str) -> bool:
+    """Return whether a package is installed."""
+    found: bool = is_installed(package)
+    return found
+
+
+@cache
 def configs_of(package: str) -> Path:
     """Return the folder of the configs that an installed framework ships."""
     return Path(get_installed_path(package)) / '.mim' / 'configs'
@@ -137,7 +146,7 @@ def _in_frameworks(name: str) -> list[str]:
     """Return by which names the frameworks ship configs that end in one."""
     return [
         f'{package}::{file.relative_to(configs_of(package)).as_posix()}'
-        for package in filter(is_installed, FRAMEWORKS)
+        for package in filter(is_found, FRAMEWORKS)
         for file in sorted(configs_of(package).rglob('*.py'))
         if file.name == name
     ]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.utils import is_installed
 
 from mmrecnext.engine.configs import (
     SUFFIXES,
     configs_of,
+    is_found,
     locate,
     read_config,
 )
@@ -38,7 +38,7 @@ WRITABLE = (str, bytes, int, float, complex, set, frozenset, range, type(None))
 
 def base_name(file: Path, out: Path) -> str:
     """Return how a config at ``out`` names another as its ``_base_``."""
-    for package in filter(is_installed, FRAMEWORKS):
+    for package in filter(is_found, FRAMEWORKS):
         folder = configs_of(package).resolve()
         if file.resolve().is_relative_to(folder):
             return f'{package}::{file.resolve().relative_to(folder).as_posix()}'

@@ -13,8 +13,9 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from mmengine.utils import get_installed_path, get_object_from_string, is_installed
+from mmengine.utils import get_object_from_string
 
+from mmrecnext.engine.configs import configs_of, is_found
 from mmrecnext.engine.frameworks import FRAMEWORKS
 
 WIDTH = 88
@@ -75,8 +76,8 @@ def base_module(file: Path, out: Path) -> str | None:
         None where a part of it is no name of Python's, such as one with a dash.
     """
     file = file.resolve()
-    for package in filter(is_installed, FRAMEWORKS):
-        folder = Path(get_installed_path(package)).resolve()
+    for package in filter(is_found, FRAMEWORKS):
+        folder = configs_of(package).parents[1].resolve()
         if file.is_relative_to(folder):
             prefix, path = f'{package}.', file.relative_to(folder)
             break

@@ -12,9 +12,8 @@ from typing import TypeAlias
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.utils import is_installed
 
-from mmrecnext.engine.configs import configs_of, nodes, read_config, type_of
+from mmrecnext.engine.configs import configs_of, is_found, nodes, read_config, type_of
 from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import UserError
 from mmrecnext.swap.backbone import swap_backbone
@@ -135,7 +134,7 @@ def zoo(scopes: Iterable[str] | None = None) -> list[str]:
     """Return the names of all complete configs of frameworks, by default installed."""
     return [
         f'{package}::{file.relative_to(configs_of(package)).as_posix()}'
-        for package in scopes or filter(is_installed, FRAMEWORKS)
+        for package in scopes or filter(is_found, FRAMEWORKS)
         for file in sorted(configs_of(package).rglob('*.py'))
         if '_base_' not in file.parts
     ]
@@ -249,6 +248,9 @@ def check(task: tuple[str, str, Files]) -> Row:
         cfg = swap(name, old, arch, files)
     except UserError as error:
         row.problem = str(error)
+        return row
+    except Exception as error:  # a fault of the swap, which the report is to show
+        row.problem = brief(error)
         return row
     row.swapped = True
     row.problem = build_problem(cfg)
