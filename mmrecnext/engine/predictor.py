@@ -86,10 +86,9 @@ class Predictor:
             infer_in(self.model, dtype)
         bound_memory(self.model)
         paste_in_boxes(self.model)
-        options = cfg.get('visualizer') or dict(
-            type=framework_of(cfg).visualizer, name='predictor'
-        )
+        options = cfg.get('visualizer') or dict(type=framework_of(cfg).visualizer)
         options = {k: v for k, v in options.items() if k != 'vis_backends'}
+        options.setdefault('name', 'predictor')
         self.visualizer = VISUALIZERS.build(options)
         self.visualizer.dataset_meta = self.meta
 
