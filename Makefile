@@ -14,6 +14,9 @@ env: $(VENV)/.ready  ## make the environment in .venv, from pinned requirements
 $(VENV)/.ready: $(wildcard requirements/*.txt) pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet -r requirements/dev.txt
+	$(PY) -m pip install --quiet --no-deps -r requirements/cls.txt
+	$(PY) -m pip install --quiet --no-deps -r requirements/pose.txt || \
+	    echo 'MMPose is not installed (a C compiler builds a part): its tests are left out'
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Print parameters and multiply-adds (MACs) of classifiers.
+"""Print parameters and multiply-adds (MACs) of classifiers, or of configs' networks.
 
 All are those of the inference form, every batch norm merged, beside the published ones.
 MACs are those of convolutions, matrix products and bilinear interpolation (four per
@@ -21,7 +21,7 @@ from rich.table import Table
 
 from mmrecnext import ARCHS, MLLA_ARCHS
 from mmrecnext.archs import timm_name
-from mmrecnext.benchmark.operations import classifier_cost, settings_of
+from mmrecnext.benchmark.operations import arch_of, named_cost
 from mmrecnext.cli import run
 from mmrecnext.errors import OptionError
 from mmrecnext.pretrained import FIGURES, INPUT_SIDE, MLLA_FIGURES, MLLA_INPUT_SIDE
@@ -36,8 +36,8 @@ def parse_args() -> argparse.Namespace:
         'models',
         nargs='*',
         metavar='MODEL',
-        help='such as recnext_m3 or mlla_nano_recattn, or the config of a classifier, '
-        'counted at the size of its images [all]',
+        help='such as recnext_m3 or mlla_nano_recattn, or a config: of a classifier, '
+        'counted at the size of its images, or of an OpenMMLab framework [all]',
     )
     parser.add_argument(
         '--shape',
@@ -54,7 +54,7 @@ def parse_args() -> argparse.Namespace:
 def main():
     """Print a table."""
     args = parse_args()
-    shape = args.shape * 2 if len(args.shape) == 1 else args.shape
+    shape = tuple(args.shape * 2 if len(args.shape) == 1 else args.shape)
     if shape and (len(shape) != 2 or min(shape) < 1):
         raise OptionError(f'--shape takes one or two sides in pixels, got {args.shape}')
 
@@ -76,10 +76,10 @@ def main():
     ):
         table.add_column(column, justify='right', no_wrap=True)
     for name in args.models or [*ARCHS, *MLLA_ARCHS]:
-        arch, side = settings_of(name)
-        cost = classifier_cost(arch, *(shape or (side, side)))
+        cost = named_cost(name, shape)
         published, label = None, Path(name).stem
         if not name.endswith('.py'):
+            arch = arch_of(name)
             published = FIGURES.get(arch) or MLLA_FIGURES.get(arch)
             label = timm_name(arch)
         table.add_row(

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from mmrecnext.archs import ARCHS, MLLA_ARCHS, timm_name
 from mmrecnext.engine.build import build_network, fit_cpu
-from mmrecnext.engine.configs import read_config
+from mmrecnext.engine.configs import load_config, read_config
 from mmrecnext.engine.flops import FLOPS_PER_MAC, count_flops, count_parameters
-from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.engine.frameworks import FRAMEWORKS, framework_of
 from mmrecnext.errors import OptionError
 from mmrecnext.models import MLLAClassifier, RecNeXtClassifier
 from mmrecnext.models.fusion import switch_to_deploy
@@ -105,8 +105,26 @@ def settings_of(name: str) -> tuple[str | Mapping[str, Any], int]:
     return cfg.model.arch, cfg.train_dataloader.dataset.transform.input_size
 
 
+def named_cost(name: str, size: tuple[int, int] | None = None) -> Cost:
+    """Count what a classifier takes, or the network of a config.
+
+    Args:
+        name: see :func:`settings_of`; or the config of a framework's model.
+        size: height and width of the image, by default those it was made for.
+
+    Raises:
+        OptionError: for an unknown model.
+        ConfigError: for a config that cannot be read.
+    """
+    is_config = '::' in name or name.endswith('.py')
+    if is_config and read_config(name).get('default_scope') in FRAMEWORKS:
+        return network_cost(load_config(name), size)
+    arch, side = settings_of(name)
+    return classifier_cost(arch, *(size or (side, side)))
+
+
 def network_cost(cfg: Config, size: tuple[int, int] | None = None) -> Cost:
-    """Count what the detector or segmentor of a config takes; RoI align is left out.
+    """Count what the network of a config takes; RoI align is left out.
 
     Args:
         cfg: the config; changed.
@@ -121,7 +139,7 @@ def network_cost(cfg: Config, size: tuple[int, int] | None = None) -> Cost:
 
 
 def run_networks(model: Any, images: Tensor, heads: tuple[str, ...]):
-    """Run each network of a detector or segmentor, and nothing between them.
+    """Run each network of a model of a framework, and nothing between them.
 
     Args:
         model: the model.

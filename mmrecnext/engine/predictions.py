@@ -250,7 +250,7 @@ class Keypoints(Predictions):
     ) -> None:
         """Draw joints and what links them; see :class:`Predictions`."""
         visualizer.set_dataset_meta(self.meta)
-        # With OpenCV, it turns arrays of one radius into numbers, as NumPy 2.4 does not.
+        # With OpenCV it takes an array for a number, which NumPy 2.4 does not.
         visualizer.backend = 'matplotlib'
         visualizer.add_datasample(name, picture, sample, kpt_thr=score_thr, **options)
 

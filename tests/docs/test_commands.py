@@ -147,7 +147,7 @@ def test_python(block, sandbox):
             text = text.replace(call, instead)
         (sandbox / 'block.py').write_text(text)
         check(python(['block.py'], sandbox))
-    elif re.search(r"'(mmpretrain|mmpose)::", block.text):  # which are not installed
+    elif re.search(r"'(mmpretrain|mmpose)::", block.text):  # of which there are no data
         check_backbone(block.text)
     else:
         text = block.text

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmrecnext import swap_backbone
+from mmrecnext.benchmark.operations import named_cost
 from tests.fork_server import ForkServer
 from tests.helpers import PRELOADED, ROOT, check
 
@@ -165,3 +166,19 @@ def test_what_cannot_be_merged_is_told(people, kinds):
         ]
         done = SERVERS[framework].run(argv, root)
         assert done.returncode and f'not of {framework}' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('name', 'params', 'macs'),
+    [
+        ('td-hm_res50_8xb64-210e_coco-256x192.py', 34.0, 5.4),
+        ('resnet50_8xb32_in1k.py', 25.56, 4.1),
+    ],
+)
+def test_operations_are_counted_at_the_size_of_the_framework(name, params, macs):
+    """Published of ResNet-50: 25.56 M and 4.12 G; with a head for poses 34.0 and 5.5."""
+    network = POSE if name in POSE else f'mmpretrain::resnet/{name}'
+    pytest.importorskip(network.partition('::')[0])
+    cost = named_cost(network)
+    assert cost.train_params / 1e6 == pytest.approx(params, abs=0.01)
+    assert cost.macs / 1e9 == pytest.approx(macs, abs=0.05)
