@@ -1,6 +1,16 @@
-# The commands of every day, the ones that CI runs too.
+# The commands of every day, the ones that CI runs too. Each takes STACK=onedl: the fork of
+# OpenMMLab's packages, in an environment of its own.
 PYTHON ?= python3
+STACK ?= openmmlab
+ifeq ($(STACK),openmmlab)
 VENV ?= .venv
+REQUIREMENTS = requirements/dev.txt
+else ifeq ($(STACK),onedl)
+VENV ?= .venv-onedl
+REQUIREMENTS = requirements/dev-onedl.txt
+else
+$(error there is no STACK=$(STACK); they are openmmlab and onedl)
+endif
 BIN = $(VENV)/bin
 PY = $(BIN)/python
 
@@ -13,10 +23,12 @@ env: $(VENV)/.ready  ## make the environment in .venv, from pinned requirements
 
 $(VENV)/.ready: $(wildcard requirements/*.txt) pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet -r requirements/dev.txt
+	$(PY) -m pip install --quiet -r $(REQUIREMENTS)
+ifeq ($(STACK),openmmlab)
 	$(PY) -m pip install --quiet --no-deps -r requirements/cls.txt
 	$(PY) -m pip install --quiet --no-deps -r requirements/pose.txt || \
 	    echo 'MMPose is not installed (a C compiler builds a part): its tests are left out'
+endif
 	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

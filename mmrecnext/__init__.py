@@ -1,5 +1,7 @@
 """RecNeXt backbones for OpenMMLab: MMDetection 3.x and MMSegmentation 1.x."""
 
+from typing import NoReturn
+
 from mmrecnext.mmcv_ext import install as back_mmcv
 from mmrecnext.version import __version__
 
@@ -7,13 +9,22 @@ try:
     from mmrecnext.archs import ARCHS, MLLA_ARCHS
     from mmrecnext.checkpoint import register_loaders
     from mmrecnext.models import MLLA, RecNeXt
+    from mmrecnext.stacks import teach_mmengine
     from mmrecnext.swap import replace_depthwise, swap_backbone
 except ModuleNotFoundError as error:
     # `python -m mmrecnext` tells what is missing, PyTorch and MMEngine among it.
     if (error.name or '').startswith('mmrecnext'):
         raise
+    _reason = f'{error}; `python -m mmrecnext` tells what to install'
+
+    def __getattr__(name: str) -> NoReturn:
+        if name in __all__:
+            raise ImportError(_reason)
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
 else:
     register_loaders()
+    teach_mmengine()
 back_mmcv()  # after PyTorch, whose plug-ins would append further finders
 
 __all__ = [

@@ -9,56 +9,35 @@ import os
 import platform
 import re
 import textwrap
-from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Mapping, Sequence
 
 from mmrecnext import __version__, mmcv_ext
-from mmrecnext.engine.frameworks import FRAMEWORKS, distribution_of, pip_line
+from mmrecnext.engine.frameworks import FRAMEWORKS
+from mmrecnext.stacks import advice, distribution_of, here, holders, owners, version_of
 
-# What each job needs, as alternatives of distributions, and the command that adds it.
-BASE = [
-    (('torch',), "pip install 'torch>=2.7'"),
-    (('torchvision',), "pip install 'torchvision>=0.22'"),
-    (('mmengine',), "pip install 'mmengine>=0.10.5,<0.11'"),
-    (('numpy',), 'pip install numpy'),
-    (('jinja2',), 'pip install jinja2'),
-    (('rich',), 'pip install rich'),
-]
-NEEDS: dict[str, list[tuple[tuple[str, ...], str]]] = {
-    framework.job: [
-        *BASE,
-        (('mmcv', 'mmcv-lite'), pip_line(f'mmcv-lite{framework.mmcv}')),
-        *(
-            ((distribution_of(requirement),), pip_line(requirement))
-            for requirement in framework.requirements
-        ),
-    ]
+# What each job needs, as arguments of `pip install`.
+BASE = (
+    'torch>=2.7',
+    'torchvision>=0.22',
+    'mmengine>=0.10.5,<0.11',
+    'numpy',
+    'jinja2',
+    'rich',
+)
+NEEDS = {
+    framework.job: (*BASE, f'mmcv-lite{framework.mmcv}', *framework.requirements)
     for framework in FRAMEWORKS.values()
-}
-NEEDS['classification'] = [
-    *BASE,
-    (('timm',), "pip install 'timm>=1.0.13'"),
-    (('safetensors',), 'pip install safetensors'),
-]
+} | {'classification': (*BASE, 'timm>=1.0.13', 'safetensors')}
 PACKAGES = (
     'torch',
     'torchvision',
     'mmengine',
-    'mmcv',
     'mmcv-lite',
-    *(framework.distribution for framework in FRAMEWORKS.values()),
+    *(framework.requirements[0] for framework in FRAMEWORKS.values()),
     'timm',
 )
 WIDTH = 80
-INDENT = 16
-
-
-def installed(package: str) -> str | None:
-    """Return the version of a distribution, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+INDENT = 22
 
 
 def device() -> str:
@@ -93,6 +72,18 @@ def operators() -> dict[str, list[str]]:
     return by
 
 
+def lacking(requirement: str, owned: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the commands that bring what is required, none where it is there.
+
+    Of what is there twice, files of the one have been written over the other's.
+    """
+    names = holders(requirement, owned)
+    if len(names) == 1:
+        return []
+    remove = [f'pip uninstall --yes {" ".join(names)}'] if names else []
+    return [*remove, advice(requirement)]
+
+
 def row(name: str, value: str):
     """Print a line of the report; it is never cut, so that a path can be copied."""
     print(f'{name:<{INDENT}}{value}')
@@ -110,8 +101,10 @@ def main():
     row('mmrecnext', __version__)
     row('Python', f'{platform.python_version()} on {platform.system()}')
     row('device', device())
+    owned = owners()
     for package in PACKAGES:
-        row(package, installed(package) or '-')
+        for name in holders(package, owned) or [distribution_of(here(package))]:
+            row(name, version_of(name) or '-')
     for name, value in contents().items():
         row(name, value)
     print('operators of mmcv')
@@ -120,12 +113,10 @@ def main():
 
     print()
     for job, needs in NEEDS.items():
-        commands = [
-            command for packages, command in needs if not any(map(installed, packages))
-        ]
-        print(f'{job}: {"not ready; run" if commands else "ready"}')
-        for command in commands:
-            print(f'    {command}')
+        steps = [step for need in needs for step in lacking(need, owned)]
+        print(f'{job}: {"not ready; run" if steps else "ready"}')
+        for step in steps:
+            print(f'    {step}')
 
 
 if __name__ == '__main__':

@@ -26,6 +26,7 @@ LEVELS = (
     ('ops', 'archs', 'pretrained'),
     ('plots',),
     ('mmcv_ext', 'files', 'registry', 'errors', 'compat', 'version'),
+    ('stacks',),
 )
 """The rooms from the top. An import leads from a level to a lower one."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import re
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -37,11 +36,3 @@ def cpu_model() -> str:
     have = flags[1].split() if flags else []
     units = [u for u in ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16') if u in have]
     return ', '.join([name[1] if name else platform.processor(), *units])
-
-
-def version_of(package: str) -> str | None:
-    """Return the version of a distribution, None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -101,7 +101,7 @@ def locate(name: str | Path) -> Path:
     package, _, inner = str(name).rpartition('::')
     if package and not is_found(package):
         if package in FRAMEWORKS:
-            hint = f'is not installed: {FRAMEWORKS[package].pip_line}'
+            hint = f'is not installed: {FRAMEWORKS[package].advice}'
         else:
             hint = f'is no framework; those are {names_of()}'
         raise ConfigError(f'there is no config {name}: {package} {hint}')
@@ -226,8 +226,7 @@ def _check_framework(cfg: Config, name: str | Path, classifiers: bool) -> None:
         )
     if not FRAMEWORKS[scope].is_installed:
         raise ConfigError(
-            f'{name} needs {scope}, which is not installed: '
-            + FRAMEWORKS[scope].pip_line
+            f'{name} needs {scope}, which is not installed: ' + FRAMEWORKS[scope].advice
         )
 
 

@@ -7,11 +7,12 @@ What a row names by a word is found there: ``predicts`` in ``PREDICTIONS`` of
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+from mmrecnext.stacks import advice, distribution_of, here
 
 if TYPE_CHECKING:  # without it, any Python can read the table
     from mmengine.config import Config
@@ -65,25 +66,13 @@ class Framework:
 
     @property
     def distribution(self) -> str:
-        """What pip calls its package."""
-        return distribution_of(self.requirements[0])
+        """What pip calls its package, in the stack that is there."""
+        return distribution_of(here(self.requirements[0]))
 
     @property
-    def pip_line(self) -> str:
-        """The command that installs its package."""
-        return pip_line(self.requirements[0])
-
-
-def distribution_of(requirement: str) -> str:
-    """Return the distribution that a requirement names, options before it or not."""
-    return re.split('[<>=!,]', requirement.split()[-1])[0]
-
-
-def pip_line(requirement: str) -> str:
-    """Return the command that installs a requirement, options before it included."""
-    *options, version = requirement.split()
-    quote = "'" if set('<>=!,') & set(version) else ''
-    return ' '.join(['pip install', *options, f'{quote}{version}{quote}'])
+    def advice(self) -> str:
+        """The command that installs its package, or why none does."""
+        return advice(self.requirements[0])
 
 
 NO_FRAMEWORK = 'mmengine'

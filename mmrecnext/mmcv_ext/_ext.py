@@ -94,6 +94,7 @@ from mmrecnext.mmcv_ext.rotated_align import (
     rotated_feature_align_backward,
     rotated_feature_align_forward,
 )
+from mmrecnext.stacks import here
 
 __all__ = [
     'OPERATORS',
@@ -163,6 +164,8 @@ __all__ = [
     'three_nn_forward',
 ]
 
+COMPILED = 'mmcv>=2.0.0rc4,<2.2.0'
+
 announce()
 
 
@@ -184,7 +187,7 @@ def __getattr__(name: str) -> Callable:
         raise NotImplementedError(
             f'{name} is not among the operators that mmrecnext provides in place of '
             "mmcv's compiled ones. Install the compiled mmcv to use it: "
-            '`mim install "mmcv>=2.0.0rc4,<2.2.0"` with a PyTorch that it is built '
+            f'`mim install "{here(COMPILED)}"` with a PyTorch that it is built '
             'for, or build mmcv from source. '
             f'Provided here: {", ".join(OPERATORS)}'
         )

@@ -274,7 +274,7 @@ def named_in_make(argv, sandbox):
 
 def really(argv, sandbox):
     """Run a command that is not Python's as it is, in a reader's own shell."""
-    of_this_run = ('VENV', 'MAKEFLAGS', 'MFLAGS', 'MAKEOVERRIDES', 'MAKELEVEL')
+    of_this_run = ('STACK', 'VENV', 'MAKEFLAGS', 'MFLAGS', 'MAKEOVERRIDES', 'MAKELEVEL')
     env = {k: v for k, v in os.environ.items() if k not in of_this_run}
     result = subprocess.run(argv, cwd=sandbox, env=env, capture_output=True, text=True)
     return check(result)
@@ -303,7 +303,11 @@ SUBSTITUTES = [
     (r'pip install', 'a package index', without_network),
     (r'python tools/swap_backbone.py .*--train', 'a whole schedule', swap_then_train),
     (r'make (demo|demo-seg|data)$', 'minutes of training', recipe_of_make),
-    (r'make (env|test|lint|clean)$', 'an index, or these very tests', named_in_make),
+    (
+        r'make (env|test|lint|clean)( STACK=onedl)?$',
+        'an index, or these very tests',
+        named_in_make,
+    ),
     (r'make help$', None, really),
 ]
 """Commands, what they ask for, and what runs instead."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from mmrecnext.benchmark.machine import version_of
+from mmrecnext import stacks
 from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import OptionError
 from tests.zoo.configs import Row, Training, by_type, check, make_files, train, zoo
@@ -146,4 +146,5 @@ def each(work, tasks: Sequence, pool: Pool, progress: Progress, title: str) -> I
 def versions(scopes: Sequence[str]) -> str:
     """Return the versions that the results depend on."""
     names = [FRAMEWORKS[scope].distribution for scope in scopes]
-    return ', '.join(f'{n} {v}' for n in (*names, *OTHERS) if (v := version_of(n)))
+    names += [stacks.distribution_of(stacks.here(name)) for name in OTHERS]
+    return ', '.join(f'{n} {v}' for n in names if (v := stacks.version_of(n)))

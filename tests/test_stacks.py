@@ -1,0 +1,186 @@
+"""Which distributions are asked for, in environments of names alone."""
+
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from mmrecnext import __main__ as report
+from mmrecnext import stacks
+from mmrecnext.engine.frameworks import FRAMEWORKS
+from tests.helpers import ROOT
+
+tomllib = pytest.importorskip('tomllib' if sys.version_info >= (3, 11) else 'tomli')
+
+UPSTREAM = {part.upstream[0]: part.package for part in stacks.PARTS}
+FORK = {stacks.distribution_of(part.fork): part.package for part in stacks.PARTS}
+OTHERS = {
+    stacks.distribution_of(requirement)
+    for job in ('detection', 'segmentation')
+    for requirement in report.NEEDS[job]
+} - {*UPSTREAM}
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Have these distributions installed and no others; of what names no package."""
+
+    def install(packages, *others):
+        for name, package in {**packages, **dict.fromkeys(others)}.items():
+            folder = tmp_path / f'{name.replace("-", "_")}-9.8.dist-info'
+            folder.mkdir()
+            (folder / 'METADATA').write_text(f'Name: {name}\nVersion: 9.8\n')
+            (folder / 'top_level.txt').write_text(f'{package or name}\n')
+        monkeypatch.setattr(sys, 'path', [str(tmp_path)])
+
+    return install
+
+
+@pytest.fixture
+def told(capsys, monkeypatch):
+    """Return the report as one text per job."""
+    for name in (
+        'device',
+        'contents',
+        'operators',
+    ):  # which import what is really there
+        monkeypatch.setattr(report, name, dict)
+
+    def tell():
+        report.main()
+        text = capsys.readouterr().out
+        jobs = re.split(r'^(\S.*): (?=ready|not)', text.split('\n\n')[1], flags=re.M)
+        return text, dict(zip(jobs[1::2], jobs[2::2], strict=True))
+
+    return tell
+
+
+def but(packages, *left_out):
+    return {name: x for name, x in packages.items() if name not in left_out}
+
+
+@pytest.mark.parametrize('packages', [UPSTREAM, FORK], ids=['upstream', 'fork'])
+def test_each_stack_is_ready(packages, installed, told):
+    installed(packages, *OTHERS)
+    text, jobs = told()
+    assert jobs['detection'] == jobs['segmentation'] == 'ready\n'
+    for name in ('mmengine', 'mmdet'):
+        own = {v: k for k, v in packages.items()}[name]
+        assert re.search(rf'^{own} +9\.8$', text, re.M)
+    assert 'onedl' not in text or packages is FORK
+
+
+@pytest.mark.parametrize('part', stacks.PARTS[:4], ids=lambda part: part.package)
+def test_what_is_missing_is_added_from_the_same_stack(part, installed, told):
+    installed(but(FORK, stacks.distribution_of(part.fork)), *OTHERS)
+    text, jobs = told()
+    assert jobs['segmentation'].startswith('ready') == (part.package == 'mmdet')
+    assert f"    pip install '{part.fork}'\n" in text
+    for name in (*UPSTREAM, 'mmcv'):
+        assert f"'{name}>" not in text
+
+
+def test_upstream_is_added_where_nothing_is(installed, told):
+    installed({})
+    text, jobs = told()
+    assert "pip install 'mmengine>=" in jobs['detection']
+    assert "pip install 'mmcv-lite>=" in jobs['detection']
+    assert 'onedl' not in text
+
+
+def test_a_part_of_the_fork_alone_asks_for_its_others(installed, told):
+    installed({'onedl-mmdetection': 'mmdet'}, *OTHERS)
+    assert "pip install 'onedl-mmengine>=" in told()[1]['detection']
+
+
+@pytest.mark.parametrize('name', ['mmcv', 'onedl-mmcv-cu128-torch2-8'])
+def test_a_compiled_mmcv_is_one(name, installed, told):
+    packages = UPSTREAM if name == 'mmcv' else FORK
+    installed({**but(packages, 'mmcv-lite', 'onedl-mmcv'), name: 'mmcv'}, *OTHERS)
+    assert told()[1]['detection'] == 'ready\n'
+
+
+def test_one_stack_over_the_other_is_undone(installed, told):
+    installed({**UPSTREAM, **FORK}, *OTHERS)
+    text, jobs = told()
+    lines = jobs['detection'].splitlines()
+    removed = 'pip uninstall --yes mmdet onedl-mmdetection'
+    at = next(i for i, line in enumerate(lines) if removed in line)
+    assert "pip install 'onedl-mmdetection>=" in lines[at + 1]
+    assert re.search(r'^mmdet +9\.8\nonedl-mmdetection +9\.8$', text, re.M)
+
+
+def test_what_does_not_import_on_the_fork_is_told(installed):
+    installed(FORK)
+    assert 'mmcv below 2.1, in an environment' in stacks.advice('mmyolo>=0.6.0')
+    assert "'mmpose>=1.3.0'" in stacks.advice('--no-deps mmpose>=1.3.0')
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+def test_a_framework_is_told_by_the_stack_that_is_there(scope, installed):
+    installed({'onedl-mmengine': 'mmengine'})
+    assert FRAMEWORKS[scope].advice.startswith("pip install 'onedl-mm")
+
+
+def test_mmengine_learns_what_the_fork_calls_them(installed, monkeypatch):
+    from mmengine.config import utils
+
+    names = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdet', 'mmpose': 'mmpose'}
+    monkeypatch.setattr(utils, 'MODULE2PACKAGE', dict(names))
+    installed({'mmengine': 'mmengine'})
+    stacks.teach_mmengine()
+    assert names == utils.MODULE2PACKAGE
+    installed({'onedl-mmengine': 'mmengine', 'mmdet': 'mmdet'})
+    stacks.teach_mmengine()
+    assert names | {'mmseg': 'onedl-mmsegmentation'} == utils.MODULE2PACKAGE
+
+
+def test_what_cannot_be_imported_says_so():
+    command = [sys.executable, '-S', '-c', 'from mmrecnext import RecNeXt']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert re.match(r"ImportError: No module named '\w+'; `python -m mmrecnext`", last)
+
+
+def test_extras_do_not_mix_stacks():
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    extras = project['optional-dependencies']
+    both = {*UPSTREAM, *FORK, 'mmcv'}
+
+    def of_stacks(requirements):
+        names = {Requirement(x).name for x in requirements}
+        for x in map(Requirement, requirements):
+            if x.name == 'mmrecnext':
+                names |= {y for extra in x.extras for y in of_stacks(extras[extra])}
+        return names & both
+
+    assert not of_stacks(project['dependencies'])
+    for extra, requirements in extras.items():
+        assert of_stacks(requirements) <= set(FORK if extra == 'onedl' else UPSTREAM)
+    forks = {part.fork for part in stacks.PARTS}
+    assert {*extras['onedl']} <= forks
+
+
+def test_pins_are_in_the_ranges():
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    ranges = {}
+    for requirements in project['optional-dependencies'].values():
+        for x in map(Requirement, requirements):
+            ranges[canonicalize_name(x.name)] = x.specifier
+    found = set()
+    for file in (ROOT / 'requirements').glob('*.txt'):
+        for name, pin in re.findall(r'^([\w-]+)==([\w.]+)', file.read_text(), re.M):
+            if name in {*UPSTREAM, *FORK}:
+                found.add(name)
+                assert pin in ranges[canonicalize_name(name)], name
+    assert {'mmengine', 'mmcv-lite', 'onedl-mmengine', 'onedl-mmcv'} <= found
+
+
+def test_the_tests_run_with_a_stack_that_is_named():
+    name = 'onedl-mmengine' if stacks.has_fork() else 'mmengine'
+    requirement = Requirement(stacks.here('mmengine>=0.10.5,<0.11'))
+    assert requirement.name == name and version(name) in requirement.specifier
