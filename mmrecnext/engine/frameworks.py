@@ -181,6 +181,21 @@ FRAMEWORKS = {
             visualizer='Det3DLocalVisualizer',
             image_size=(900, 1600),
         ),
+        Framework(
+            scope='mmrotate',
+            name='MMRotate',
+            job='detection of rotated objects',
+            extra='rotate',
+            requirements=(
+                'onedl-mmrotate>=1.2.1,<1.3.0',
+                'onedl-mmdetection>=3.5.0,<3.6.0',  # MMDetection lacks a metric of it
+            ),
+            fitter='detection',
+            heads=('rpn_head', 'bbox_head', 'roi_head'),
+            predicts='rotated instances',
+            visualizer='RotLocalVisualizer',
+            image_size=(1024, 1024),
+        ),
     )
 }
 

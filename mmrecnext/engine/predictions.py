@@ -14,6 +14,9 @@ from pycocotools import mask as coco_mask
 from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import ConfigError
 
+ROTATED = 5
+"""Numbers of a rotated box."""
+
 MOST_CLASSES = 5
 """Classes of a picture that are told, the likeliest ones."""
 
@@ -146,7 +149,7 @@ class Instances(Predictions):
             detection = {
                 'class': self.name(instances.labels[i]),
                 'score': round(instances.scores[i].item(), 4),
-                'box': [round(x, 2) for x in instances.bboxes[i].tolist()],
+                'box': self._describe_box(instances.bboxes[i]),
             }
             if 'masks' in instances:
                 mask = np.asfortranarray(instances.masks[i].numpy().astype(np.uint8))
@@ -154,6 +157,9 @@ class Instances(Predictions):
                 detection['mask'] = {**rle, 'counts': rle['counts'].decode()}
             detections.append(detection)
         return {'detections': detections}
+
+    def _describe_box(self, box: Any) -> list[float]:
+        return [round(x, 2) for x in box.tolist()]
 
     def _describe_panoptic(self, panoptic: Any) -> list[dict[str, Any]]:
         from mmdet.evaluation.functional import INSTANCE_OFFSET
@@ -165,6 +171,24 @@ class Instances(Predictions):
             for label, share in zip(ids % INSTANCE_OFFSET, shares, strict=True)
             if label < len(self.meta['classes'])  # what is beyond is no class
         ]
+
+
+class RotatedInstances(Instances):
+    """Boxes that lie at an angle, with scores.
+
+    A box is its centre x and y, its width and height in pixels, and by how many radians
+    its width is turned clockwise from the x axis; or x and y of its four corners.
+    """
+
+    files = ()
+    saved = 'detections are saved in a file *.pkl'
+
+    def _describe_box(self, box: Any) -> list[float]:
+        numbers = getattr(box, 'tensor', box).flatten()
+        if len(numbers) != ROTATED:
+            return super()._describe_box(numbers)
+        *pixels, angle = numbers.tolist()
+        return [*(round(x, 2) for x in pixels), round(angle, 4)]
 
 
 class LabelMap(Predictions):
@@ -285,6 +309,7 @@ class Classes(Predictions):
 
 PREDICTIONS = {
     'instances': Instances,
+    'rotated instances': RotatedInstances,
     'label map': LabelMap,
     'keypoints': Keypoints,
     'class': Classes,

@@ -159,8 +159,9 @@ def rotated_feature_align_forward(
 
     Args:
         features: (B, C, H, W).
-        best_bboxes: (B, H, W, 5) boxes in image pixels: centre **y**, centre **x**,
-            width, height and the angle that turns the x axis towards the y axis.
+        best_bboxes: (B, H, W, 5) or (B, H * W, 5) boxes in image pixels: centre **y**,
+            centre **x**, width, height and the angle that turns the x axis towards the
+            y axis.
         output: (B, C, H, W), written.
         spatial_scale: Feature map pixels per image pixel.
         points: 1 for the centre, 5 for the corners as well.
@@ -170,7 +171,7 @@ def rotated_feature_align_forward(
     """
     features, best_bboxes = at_least_float32(features, best_bboxes)
     height, width = features.shape[2:]
-    for image, boxes in enumerate(best_bboxes):
+    for image, boxes in enumerate(best_bboxes.view(-1, height, width, 5)):
         matrix = _box_matrix(boxes, spatial_scale, points)
         table = to_table(features[image : image + 1])
         sampled = from_table(table + matrix @ table, height, width)
@@ -191,7 +192,7 @@ def rotated_feature_align_backward(
     """
     grad, best_bboxes = at_least_float32(top_grad, best_bboxes)
     height, width = grad.shape[2:]
-    for image, boxes in enumerate(best_bboxes):
+    for image, boxes in enumerate(best_bboxes.view(-1, height, width, 5)):
         matrix = _box_matrix(boxes, spatial_scale, points)
         table = to_table(grad[image : image + 1])
         sampled = from_table(table + matrix.t() @ table, height, width)

@@ -85,8 +85,8 @@ def riroi_align_rotated(x, rois):
 
 def rotated_feature_align(x, boxes):
     output = []
-    for count in (1, 5):
-        settings = (boxes, 0.125, count)
+    for count, form in ((1, boxes), (5, boxes.flatten(1, 2))):
+        settings = (form, 0.125, count)
         output += with_grads(lambda x, s=settings: ops.rotated_feature_align(x, *s), x)
     return output
 

@@ -23,6 +23,7 @@ from mmrecnext.models import Backbone
 from mmrecnext.swap.training import is_pretrained
 from tests.zoo.classification import classification_batch
 from tests.zoo.pose import pose_batch
+from tests.zoo.rotated import rotated_batch
 from tests.zoo.space import mono_batch, sees_space
 from tests.zoo.yolo import yolo_batch
 
@@ -333,6 +334,7 @@ BATCHES = {
     'mmdet3d': space,
     'mmpose': lambda cfg, side, training: pose_batch(cfg, training),
     'mmpretrain': classification_batch,
+    'mmrotate': lambda cfg, side, training: rotated_batch(cfg, side),
     'mmseg': lambda cfg, side, training: segmentation_batch(side),
     'mmyolo': yolo,
 }
