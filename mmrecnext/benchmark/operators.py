@@ -1,4 +1,7 @@
-"""Operators of detectors, in place of mmcv's, beside others of the same task."""
+"""Operators of detectors, in place of mmcv's, beside others of the same task.
+
+And pasting of masks, in place of MMDetection's.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from torch import Tensor, nn
 
 from mmrecnext.benchmark.measure import CLOCKS, loops_for, time_calls
 from mmrecnext.benchmark.workloads import Workload
+from mmrecnext.engine.pasting import paste_in_boxes
 from mmrecnext.mmcv_ext import install
 
 COLUMNS = ('operator', 'of', 'beside', 'its ms', 'here, ms', 'gain')
-TORCHVISION, PLAIN = 'torchvision', 'plain PyTorch'
+TORCHVISION, PLAIN, MMDETECTION = 'torchvision', 'plain PyTorch', 'MMDetection'
 IMAGE = (800, 1344)
 
 
@@ -30,7 +34,7 @@ class Task:
         operator: its name.
         size: of what it is given, in words.
         beside: whose the other way is.
-        here: computes by the operator that ``mmcv.ops`` has here.
+        here: computes by the operator that is taken here.
         other: the other way, None for none.
         seconds: of each, one per repeat.
     """
@@ -232,6 +236,29 @@ def focal_loss_tasks(device: str) -> Iterator[Task]:
     )
 
 
+def pasting_tasks(device: str) -> Iterator[Task]:
+    """Yield what becomes of the masks of a picture, of large objects and of small."""
+    from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+    from mmengine.config import ConfigDict
+
+    heads: list[Any] = [FCNMaskHead(num_convs=0, in_channels=1) for _ in range(2)]
+    paste_in_boxes(heads[0])
+    logits = torch.randn(100, 80, 28, 28, device=device)
+    labels = torch.arange(100, device=device) % 80
+    meta = dict(ori_shape=IMAGE, scale_factor=(1.0, 1.0))
+    cfg = ConfigDict(mask_thr_binary=0.5)
+    for longest in (600.0, 100.0):
+        corners = boxes(100, device, longest)
+        here, other = (
+            partial(
+                head._predict_by_feat_single, logits, corners, labels, meta, cfg, True
+            )
+            for head in heads
+        )
+        size = f'100 of 80 classes, 16 to {longest:.0f} pixels'
+        yield Task('masks, pasted', size, MMDETECTION, here, other)
+
+
 TASKS = {
     'roi_align': roi_align_tasks,
     'roi_pool': roi_pool_tasks,
@@ -239,6 +266,7 @@ TASKS = {
     'deform_conv': deform_conv_tasks,
     'deform_attn': attention_tasks,
     'focal_loss': focal_loss_tasks,
+    'pasting': pasting_tasks,
 }
 
 

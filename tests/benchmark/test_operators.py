@@ -37,7 +37,9 @@ def test_both_ways_compute_the_same(name):
         here, other = task.here(), task.other()
         here = here[1] if isinstance(here, tuple) else here  # kept boxes, and which
         assert here.shape == other.shape
-        if task.operator != 'RoI pooling':
+        if here.dtype == torch.bool:  # of which rounding decides a few
+            assert (here != other).sum() <= 1e-5 * here.sum()
+        elif task.operator != 'RoI pooling':
             tolerance = 1e-2 if here.dtype == torch.bfloat16 else 1e-4
             assert torch.allclose(here.to(other), other, atol=tolerance, rtol=tolerance)
 
