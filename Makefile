@@ -14,7 +14,7 @@ endif
 BIN = $(VENV)/bin
 PY = $(BIN)/python
 
-.PHONY: help env data demo demo-seg test-fast test coverage lint api clean
+.PHONY: help env data demo demo-seg demo-pose test-fast test coverage lint api clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,20 +36,26 @@ data: env  ## draw the shapes of the demos into data/shapes
 	$(PY) tools/make_shapes_data.py data/shapes --size 320 --train 1000 --val 60 \
 	    --objects 2-5 --sides 17-40
 
-# Train on the shapes in two processes and evaluate; draw what is predicted of held-out
-# ones.
+# Train a config in two processes and evaluate; draw what it predicts of held-out pictures
+# of the data named, above a score.
 define run_demo
 PYTHON=$(PY) tools/dist_train.sh configs/$(1).py 2
-$(PY) tools/infer.py configs/$(1).py "$$(cat work_dirs/$(1)/last_checkpoint)" \
-    data/shapes/val2017 --out-dir work_dirs/$(1)/pictures --sheet 6 --score-thr 0.7
-@echo "pictures: work_dirs/$(1)/pictures, six of them in sheet.png"
+$(PY) tools/infer.py configs/$(1).py "$$(cat work_dirs/$(notdir $(1))/last_checkpoint)" \
+    data/$(2)/val2017 --out-dir work_dirs/$(notdir $(1))/pictures --sheet 6 \
+    --score-thr $(3)
+@echo "pictures: work_dirs/$(notdir $(1))/pictures, six of them in sheet.png"
 endef
 
 demo: data  ## train, evaluate and draw Mask R-CNN on the shapes
-	$(call run_demo,mask_rcnn_recnext_m0_shapes)
+	$(call run_demo,mask_rcnn_recnext_m0_shapes,shapes,0.7)
 
 demo-seg: data  ## train, evaluate and draw Semantic FPN on the shapes
-	$(call run_demo,sem_fpn_recnext_m0_shapes)
+	$(call run_demo,sem_fpn_recnext_m0_shapes,shapes,0.7)
+
+demo-pose: env  ## train, evaluate and draw a pose estimator on stick figures
+	$(PY) tools/make_stick_figures_data.py data/stick --train 4000 --val 100 \
+	    --sides 65-100
+	$(call run_demo,pose/td-hm_recnext-m0_stick,stick,0.2)
 
 test-fast: env  ## run one case of each quick test, in two to three minutes
 	$(PY) -m pytest -m "not slow" --numprocesses auto --dist loadfile --no-loadscope-reorder

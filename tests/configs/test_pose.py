@@ -1,6 +1,7 @@
 """Configs of MMPose: their networks, a training step each, and the demo in small."""
 
 import importlib.util
+import re
 
 import pytest
 
@@ -56,6 +57,15 @@ def test_starts_from_the_weights_of_its_model(name):
     assert backbone.init_cfg.type == 'Pretrained'
     assert PRETRAINED[backbone.init_cfg.checkpoint].arch == arch
     assert cfg.model.head.in_channels == ARCHS[arch].dims[-1]
+
+
+def test_batch_of_the_demo():
+    cfg = load_config(str(FILES[DEMO]))
+    recipe = (ROOT / 'Makefile').read_text()
+    processes = re.search(r'dist_train\.sh configs/\$\(1\)\.py (\d+)', recipe)[1]
+    batch = cfg.train_dataloader.batch_size * int(processes)
+    assert cfg.auto_scale_lr.base_batch_size == batch
+    assert f'run_demo,pose/{DEMO},stick,' in recipe
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ run instead; a block that is in no language below, or a command that nothing her
 how to run, fails.
 """
 
+import importlib.util
 import os
 import re
 import runpy
@@ -47,8 +48,10 @@ PLACEHOLDERS = {
 }
 """Words that the reader replaces; files of their name stand in for the others."""
 
+FEW_PICTURES = ['--train', '8', '--val', '2', '--size', '96']
 QUICK = {
-    'make_shapes_data.py': ['--train', '8', '--val', '2', '--size', '96'],
+    'make_shapes_data.py': FEW_PICTURES,
+    'make_stick_figures_data.py': FEW_PICTURES,
     'eval_imagenet.py': ['--workers', '0'],
     'benchmark.py': [
         '--shape',
@@ -292,6 +295,18 @@ def in_single_precision(argv, sandbox):
     return run([arg for arg in argv if arg != '--amp'], sandbox)
 
 
+def config_is_there(argv, sandbox):
+    """Look up the config of a tool, of a framework that is not installed."""
+    assert (sandbox / argv[2]).is_file()
+
+
+WITHOUT_MMPOSE = [
+    (r'make demo-pose$', 'MMPose', named_in_make),
+    (r'python tools/\w+\.py configs/pose/', 'MMPose', config_is_there),
+]
+if importlib.util.find_spec('mmpose'):
+    WITHOUT_MMPOSE.clear()
+
 SUBSTITUTES = [
     (
         r'python tools/train.py .*--amp',
@@ -302,7 +317,12 @@ SUBSTITUTES = [
     (r'tools/slurm_train\.sh', 'a Slurm cluster', on_slurm),
     (r'pip install', 'a package index', without_network),
     (r'python tools/swap_backbone.py .*--train', 'a whole schedule', swap_then_train),
-    (r'make (demo|demo-seg|data)$', 'minutes of training', recipe_of_make),
+    *WITHOUT_MMPOSE,
+    (
+        r'make (demo|demo-seg|demo-pose|data)$',
+        'minutes of training',
+        recipe_of_make,
+    ),
     (
         r'make (env|test|lint|clean)( STACK=onedl)?$',
         'an index, or these very tests',
