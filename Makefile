@@ -53,8 +53,8 @@ demo-seg: data  ## train, evaluate and draw Semantic FPN on the shapes
 	$(call run_demo,sem_fpn_recnext_m0_shapes,shapes,0.7)
 
 demo-pose: env  ## train, evaluate and draw a pose estimator on stick figures
-	$(PY) tools/make_stick_figures_data.py data/stick --train 4000 --val 100 \
-	    --sides 65-100
+	$(PY) tools/make_stick_figures_data.py data/stick --train 3000 --val 100 \
+	    --sides 75-100
 	$(call run_demo,pose/td-hm_recnext-m0_stick,stick,0.2)
 
 test-fast: env  ## run one case of each quick test, in two to three minutes

@@ -7,7 +7,14 @@
 _base_ = './td-hm_recnext-m3_coco-256x192.py'
 
 data_root = 'data/stick/'
-codec = dict(type='MSRAHeatmap', input_size=(96, 128), heatmap_size=(24, 32), sigma=1.5)
+codec = dict(
+    type='MSRAHeatmap',
+    input_size=(96, 128),
+    heatmap_size=(24, 32),
+    sigma=1.5,
+    unbiased=True,  # joints are between the pixels of so small a map
+    blur_kernel_size=7,
+)
 model = dict(
     backbone=dict(arch='m0', out_indices=(0, 1, 2, 3), init_cfg=None),
     neck=dict(type='FeatureMapProcessor', select_index=(0, 1, 2, 3), concat=True),
@@ -58,7 +65,7 @@ val_evaluator = [
 ]
 test_evaluator = val_evaluator
 
-max_epochs = 6
+max_epochs = 4
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05),
