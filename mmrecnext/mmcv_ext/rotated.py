@@ -23,6 +23,8 @@ from mmrecnext.mmcv_ext.polygons import (
 _IOU = 0
 # Boxes of a smaller area overlap with nothing.
 _LEAST_AREA = 1e-14
+# Of a box in space.
+_FROM_ABOVE = [0, 1, 3, 4, 6]
 # Point sets at once, 1.5 KiB each.
 _SETS = 2**13
 # Places in mmcv's list of vertices: the corners of both boxes, then the crossings.
@@ -146,6 +148,47 @@ def nms_quadri(
     :func:`nms_rotated`.
     """
     return order[_best(_points(dets_sorted[:, :8]), iou_threshold)]
+
+
+def iou3d_boxes_overlap_bev_forward(
+    boxes_a: Tensor, boxes_b: Tensor, ans_overlap: Tensor
+) -> None:
+    """Write the areas that boxes in space share as seen from above.
+
+    Args:
+        boxes_a: (N, 7) centre x, y, z, sizes along them, and the angle, in radians,
+            that turns the x axis towards the y axis.
+        boxes_b: (M, 7).
+        ans_overlap: (N, M), written.
+    """
+    a, b = (rectangles(boxes[:, _FROM_ABOVE]) for boxes in (boxes_a, boxes_b))
+    ans_overlap.zero_()
+    for i, j, shared in pairs_that_meet(a, b):
+        ans_overlap[i, j] = shared.to(ans_overlap)
+
+
+def iou3d_nms3d_forward(
+    boxes: Tensor, keep: Tensor, num_out: Tensor, nms_overlap_thresh: float
+) -> None:
+    """Write the places of boxes in space that no better one overlaps, from above.
+
+    Args:
+        boxes: (N, 7), the best one first.
+        keep: (N,) int64, its first places written.
+        num_out: () int64, written with how many.
+        nms_overlap_thresh: Overlap above which the later box is dropped.
+    """
+    best = _best(rectangles(boxes[:, _FROM_ABOVE]), nms_overlap_thresh)
+    keep[: len(best)] = best.to(keep)
+    num_out.fill_(len(best))
+
+
+def iou3d_nms3d_normal_forward(
+    boxes: Tensor, keep: Tensor, num_out: Tensor, nms_overlap_thresh: float
+) -> None:
+    """Do as :func:`iou3d_nms3d_forward`, as if no box was turned."""
+    upright = torch.cat([boxes[:, :6], torch.zeros_like(boxes[:, 6:])], 1)
+    iou3d_nms3d_forward(upright, keep, num_out, nms_overlap_thresh)
 
 
 def min_area_polygons(pointsets: Tensor, polygons: Tensor) -> None:

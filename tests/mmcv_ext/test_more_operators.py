@@ -506,6 +506,33 @@ def giou_slopes(points, quads, way, step=1e-6):
     return (after - ops.convex_giou(points, quads)[0][:, None]) * (way / step)
 
 
+def test_boxes_in_space():
+    """Overlap from above, whatever their height, as rotated boxes do."""
+    flat, others = boxes(40).float(), boxes(30, seed=1).float()
+    scores = torch.rand(40, generator=torch.Generator().manual_seed(0))
+
+    def raised(boxes):
+        height = torch.arange(2.0 * len(boxes)).view(-1, 2)
+        parts = (
+            boxes[:, :2],
+            height[:, :1],
+            boxes[:, 2:4],
+            height[:, 1:],
+            boxes[:, 4:],
+        )
+        return torch.cat(parts, 1)
+
+    shared = ops.iou3d.boxes_overlap_bev(raised(flat), raised(others))
+    areas = polygons.area(polygons.rectangles(flat))[:, None]
+    expected = ops.box_iou_rotated(flat.double(), others.double(), mode='iof') * areas
+    torch.testing.assert_close(shared, expected.float())
+    expected = ops.nms_rotated(flat, scores, 0.2)[1]
+    assert ops.nms3d(raised(flat), scores, 0.2).tolist() == expected.tolist()
+    upright = flat * torch.tensor([1, 1, 1, 1, 0])
+    expected = ops.nms_rotated(upright, scores, 0.2)[1]
+    assert ops.nms3d_normal(raised(flat), scores, 0.2).tolist() == expected.tolist()
+
+
 def test_giou_gradient():
     points = 5 * random(6, 18)
     quads = polygons.rectangles(boxes(6, spread=4.0)).flatten(1)
