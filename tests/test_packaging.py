@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mmrecnext.engine.frameworks import FRAMEWORKS, distribution_of
 from tests.helpers import ROOT, run_tool
 
 pytestmark = pytest.mark.slow
@@ -60,3 +61,16 @@ def test_installed_package_finds_them(wheel, tmp_path):
         train, 'mask_rcnn_recnext_m3_coco.py', cwd=tmp_path, **environment
     )
     assert 'data/coco/annotations/instances_train2017.json is missing' in result.stderr
+
+
+def test_extras_ask_for_what_the_table_of_frameworks_does():
+    text = (ROOT / 'pyproject.toml').read_text()
+    for framework in FRAMEWORKS.values():
+        wanted = {distribution_of(r): r.split() for r in framework.requirements}
+        extra = re.search(rf'^{framework.extra} = \[(.*?)\]$', text, re.M | re.S)[1]
+        asked = {distribution_of(r): r for r in re.findall(r'"([^"]+)"', extra)}
+        for name in wanted.keys() & asked.keys():
+            assert asked[name] == wanted[name][-1], framework.scope
+        for name in wanted.keys() - asked.keys():  # by pip's own options alone, or base
+            by_options = len(wanted[name]) > 1
+            assert by_options or 'mmrecnext[det]' in extra, (framework.scope, name)

@@ -1,4 +1,4 @@
-"""Whole detectors and segmentors: building them, and where their time goes."""
+"""Whole networks of the frameworks: building them, and where their time goes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from torch import nn
 from mmrecnext.benchmark.cases import DTYPES, Case
 from mmrecnext.benchmark.original import original_of
 from mmrecnext.checkpoint import load_network
-from mmrecnext.engine.build import build_network, fit_cpu
+from mmrecnext.engine.build import build_network, fit_cpu, whole_model
 from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.engine.pasting import paste_in_boxes
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
@@ -28,7 +29,7 @@ OBJECTS = 8
 
 
 def build_detector(case: Case, checkpoint: str | None = None) -> nn.Module:
-    """Build the detector or segmentor of a config.
+    """Build the network of a config.
 
     Raises:
         ConfigError: for a config that has no backbone, or whose ``original`` is asked
@@ -40,7 +41,7 @@ def build_detector(case: Case, checkpoint: str | None = None) -> nn.Module:
     cfg.model.backbone.init_cfg = None
     cfg.model.pop('pretrained', None)
     fit_cpu(cfg)
-    model = build_network(cfg.model, cfg.default_scope)
+    model = build_network(whole_model(cfg), cfg.default_scope)
     if checkpoint:
         load_network(model, checkpoint)
     training = case.work == 'step'
@@ -85,7 +86,7 @@ def detector_calls(
         images = images.contiguous(memory_format=torch.channels_last)
 
     def forward() -> object:
-        # Both frameworks write their results into the samples.
+        # The frameworks write their results into the samples.
         samples = make_samples(model, case, device)
         model.zero_grad(set_to_none=True)
         with mixed_precision(case.dtype, images.device.type):
@@ -98,7 +99,7 @@ def detector_calls(
 
 
 def make_samples(model: nn.Module, case: Case, device: str) -> list:
-    """Return what either framework wants to be told of each image of ``case``."""
+    """Return what the framework wants to be told of each image of ``case``."""
     shape = case.shape
     meta = dict(
         img_shape=shape,
@@ -108,12 +109,13 @@ def make_samples(model: nn.Module, case: Case, device: str) -> list:
         scale_factor=(1.0, 1.0),
         flip=False,
     )
-    segments = hasattr(model, 'decode_head')
-    make = segmentation_sample if segments else detection_sample
-    return [make(meta, device) for _ in range(case.batch)]
+    scope = type(model).__module__.split('.')[0]
+    predicts = FRAMEWORKS[scope].predicts if scope in FRAMEWORKS else 'instances'
+    make = SAMPLES.get(predicts, detection_sample)
+    return [make(meta, device, model) for _ in range(case.batch)]
 
 
-def segmentation_sample(meta: dict, device: str) -> object:
+def segmentation_sample(meta: dict, device: str, model: Any) -> object:
     """Return a sample of MMSegmentation, all of its pixels of the first class."""
     from mmseg.structures import SegDataSample
 
@@ -123,7 +125,7 @@ def segmentation_sample(meta: dict, device: str) -> object:
     return sample
 
 
-def detection_sample(meta: dict, device: str) -> object:
+def detection_sample(meta: dict, device: str, model: Any) -> object:
     """Return a sample of MMDetection with boxes, and masks that fill them."""
     import numpy as np
     from mmdet.structures import DetDataSample
@@ -145,6 +147,49 @@ def detection_sample(meta: dict, device: str) -> object:
         masks=BitmapMasks(masks, height, width),
     )
     return sample
+
+
+def pose_sample(meta: dict, device: str, model: Any) -> object:
+    """Return a sample of MMPose, of one person, encoded as the head learns it."""
+    import numpy as np
+    from mmpose.datasets.transforms import PackPoseInputs
+
+    height, width = meta['img_shape']
+    codec = model.head.decoder
+    joints = model.head.out_channels
+    points = np.random.RandomState(0).uniform((0, 0), (width, height), (1, joints, 2))
+    points = points.astype(np.float32)
+    results = dict(
+        codec.encode(points, np.ones((1, joints), np.float32)),
+        **meta,
+        img=np.zeros((height, width, 3), np.uint8),
+        bbox=np.array([[0, 0, width, height]], np.float32),
+        bbox_score=np.ones(1, np.float32),
+        input_size=(width, height),
+        input_center=np.array([width / 2, height / 2]),
+        input_scale=np.array([width, height]),
+        flip_indices=[*range(joints)],
+        instance_mapping_table=dict(bbox='bboxes', bbox_score='bbox_scores'),
+        label_mapping_table=codec.label_mapping_table,
+        field_mapping_table=codec.field_mapping_table,
+    )
+    return PackPoseInputs()(results)['data_samples'].to(device)
+
+
+def class_sample(meta: dict, device: str, model: Any) -> object:
+    """Return a sample of MMPretrain, of the first class."""
+    from mmpretrain.structures import DataSample
+
+    return DataSample(metainfo=meta).set_gt_label([0]).to(device)
+
+
+SAMPLES: dict[str, Callable[[dict, str, Any], object]] = {
+    'class': class_sample,
+    'instances': detection_sample,
+    'keypoints': pose_sample,
+    'label map': segmentation_sample,
+}
+"""What makes a sample, by what a framework predicts."""
 
 
 class PartClock:

@@ -10,8 +10,9 @@ Both also have a method ``fuse``, which returns what is to stand in their place:
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeGuard
 
 from mmengine.logging import print_log
@@ -48,8 +49,7 @@ def switch_to_deploy(model: nn.Module) -> None:
     before = count_norms(model)
     model.eval()
     for module in list(model.modules()):
-        switch = getattr(module, 'switch_to_deploy', None)
-        if switch is not None:
+        if switch := deploying(module):
             switch()
     fold_conv_modules(model)
     fold_pairs(model)
@@ -58,6 +58,21 @@ def switch_to_deploy(model: nn.Module) -> None:
         f'Merged {before - count_norms(model)} of {before} batch norms',
         logger='current',
     )
+
+
+def deploying(module: nn.Module) -> Callable[[], object] | None:
+    """Return what brings a layer into its inference form, if it knows.
+
+    What asks for settings, as heads of MMPose, does so for the whole of its model.
+    """
+    switch: Callable[[], object] | None = getattr(module, 'switch_to_deploy', None)
+    if switch is None or isinstance(module, BaseModel):
+        return None
+    try:
+        inspect.signature(switch).bind()
+    except TypeError:
+        return None
+    return switch
 
 
 def count_norms(model: nn.Module) -> int:

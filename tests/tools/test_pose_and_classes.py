@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmrecnext import swap_backbone
+from mmrecnext.benchmark.against import beside
 from mmrecnext.benchmark.operations import named_cost
 from tests.fork_server import ForkServer
 from tests.helpers import PRELOADED, ROOT, check
@@ -125,6 +126,10 @@ def run_all(framework, root, config, picture):
     tested = tool(
         'test', weights, *work, '--out', root / 'out.pkl', '--show-dir', 'drawn'
     )
+    refused = SERVERS[framework].run(
+        [ROOT / 'tools/test.py', root / config, weights, *work, '--tta'], root
+    )
+    assert refused.returncode and f'not of {framework}' in refused.stderr
     told = tool('infer', weights, root / picture, '--out-dir', root / 'found')
     assert '1 images' in told
     losses = [float(x) for x in re.findall(r' loss: (\S+)', first + more)]
@@ -153,21 +158,6 @@ def test_a_classifier_is_trained_resumed_tested_and_draws(kinds):
     assert abs(sum(found['classes'].values()) - 1) < 1e-3
 
 
-def test_what_cannot_be_merged_is_told(people, kinds):
-    for framework, root, config in (
-        ('mmpose', people, 'pose.py'),
-        ('mmpretrain', kinds, 'classes.py'),
-    ):
-        argv = [
-            ROOT / 'tools/test.py',
-            root / config,
-            root / 'work/epoch_2.pth',
-            '--tta',
-        ]
-        done = SERVERS[framework].run(argv, root)
-        assert done.returncode and f'not of {framework}' in done.stderr
-
-
 @pytest.mark.parametrize(
     ('name', 'params', 'macs'),
     [
@@ -182,3 +172,23 @@ def test_operations_are_counted_at_the_size_of_the_framework(name, params, macs)
     cost = named_cost(network)
     assert cost.train_params / 1e6 == pytest.approx(params, abs=0.01)
     assert cost.macs / 1e9 == pytest.approx(macs, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ('name', 'shape'),
+    [
+        (POSE, (256, 192)),
+        (CLASSES, (64, 64)),
+    ],
+)
+def test_networks_are_measured_side_by_side(name, shape, tmp_path):
+    pytest.importorskip(name.partition('::')[0])
+    for i, arch in enumerate((ARCH, dict(ARCH, dims=(16, 32, 64, 128)))):
+        swap_backbone(name, arch, pretrained=False).dump(tmp_path / f'{i}.py')
+    (title, _, rows), _ = beside(
+        str(tmp_path / '0.py'), str(tmp_path / '1.py'), shape, repeats=1
+    )
+    assert title == f'0 and 1, 1 x {shape[0]} x {shape[1]}, deployed, fp32'
+    figures = {row[0].strip(): row[1:3] for row in rows}
+    for part in ('inference, ms', 'backbone, ms', 'heads, ms', 'training step, ms'):
+        assert all(float(x) > 0 for x in figures[part]), part

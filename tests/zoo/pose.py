@@ -21,6 +21,8 @@ LEARNT = ('GenerateTarget', 'BottomupGetHeatmapMask')
 def pose_batch(cfg: Config, training: bool) -> dict:
     """Return two pictures of people, as a data loader would.
 
+    Models that go from pictures to people predict one at a time.
+
     Args:
         cfg: its codec says how large the input is, and its model how many joints.
         training: whether to make targets as well.
@@ -38,9 +40,10 @@ def pose_batch(cfg: Config, training: bool) -> dict:
     pack.pop('extra_mapping_labels', None)  # which this version does by itself
     steps.append(pack)
     built = [TRANSFORMS.build(dict(step)) for step in steps]
+    count = 2 if topdown or training else 1
     resize = tested.get('BottomupResize') or tested['TopdownAffine']
     return pseudo_collate(
-        [_packed(built, cfg, topdown, resize.input_size, i) for i in range(2)]
+        [_packed(built, cfg, topdown, resize.input_size, i) for i in range(count)]
     )
 
 
