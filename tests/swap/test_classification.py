@@ -1,5 +1,7 @@
 """A RecNeXt below the heads of MMPretrain: fitted, trained for a step, predicting."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from mmrecnext import swap_backbone
@@ -7,8 +9,13 @@ from mmrecnext.errors import ConfigError
 from mmrecnext.swap.training import MEAN_OF_255
 from tests.swap.helpers import check_trained
 
-pytest.importorskip('mmpretrain')
-pytestmark = pytest.mark.usefixtures('quiet')
+pytestmark = [
+    pytest.mark.usefixtures('quiet'),
+    pytest.mark.skipif(
+        not find_spec('mmpretrain'), reason='MMPretrain is not installed'
+    ),
+    pytest.mark.slow,
+]
 
 ARCH = dict(base='m0', depths=(1, 1, 1, 1))
 RESNET = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'

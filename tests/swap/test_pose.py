@@ -1,5 +1,7 @@
 """A RecNeXt below the heads of MMPose: fitted, trained for a step, predicting."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from mmrecnext import swap_backbone
@@ -7,9 +9,14 @@ from mmrecnext.errors import ConfigError, OptionError
 from tests.swap.helpers import check_trained
 from tests.zoo.trial import attempt
 
-pytest.importorskip('mmpose')
-pytest.importorskip('xtcocotools')
-pytestmark = pytest.mark.usefixtures('quiet')
+pytestmark = [
+    pytest.mark.usefixtures('quiet'),
+    pytest.mark.skipif(
+        not (find_spec('mmpose') and find_spec('xtcocotools')),
+        reason='MMPose is not installed',
+    ),
+    pytest.mark.slow,
+]
 
 COCO = 'mmpose::body_2d_keypoint/'
 HEATMAP = f'{COCO}topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192.py'
