@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from types import MethodType
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def paste_in_boxes(model: nn.Module):
     usual = FCNMaskHead._predict_by_feat_single
     for head in model.modules():
         if getattr(type(head), '_predict_by_feat_single', None) is usual:
-            head._predict_by_feat_single = MethodType(_predict, head)
+            head._predict_by_feat_single = partial(_predict, head)
 
 
 def _predict(

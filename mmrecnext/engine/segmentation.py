@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from types import MethodType
+from functools import partial
 from typing import Any
 
 from mmengine.structures import PixelData
@@ -34,9 +34,9 @@ def bound_memory(model: nn.Module):
         type(segmentor).postprocess_result is BaseSegmentor.postprocess_result
     )
     if is_usual and hasattr(model, 'decode_head') and hasattr(model, 'align_corners'):
-        segmentor.postprocess_result = MethodType(_postprocess, segmentor)
+        segmentor.postprocess_result = partial(_postprocess, segmentor)
         if _predicts_as_usual(segmentor):
-            segmentor.predict = MethodType(_predict, segmentor)
+            segmentor.predict = partial(_predict, segmentor)
 
 
 def _predicts_as_usual(model: Any) -> bool:

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead, fcn_mask_head
@@ -29,6 +32,10 @@ def by_points(monkeypatch):
 
 def make_head(kind=FCNMaskHead, **options):
     return kind(num_convs=1, in_channels=4, conv_out_channels=4, **options)
+
+
+def pickled(head):
+    return pickle.loads(pickle.dumps(head))
 
 
 def predicted(head, cfg=CFG, **options):
@@ -68,6 +75,17 @@ def test_shades_and_what_is_not_to_be_fast(cfg, by_points):
     assert found.equal(expected)
     predicted(head, cfg, rescale=True)
     assert len(by_points) == len(BOXES) * (2 if cfg is not CFG else 1)
+
+
+@pytest.mark.parametrize('copied', [copy.deepcopy, pickled])
+def test_copies_paste_by_their_own_head(copied, by_points):
+    head = make_head(num_classes=3)
+    paste_in_boxes(head)
+    expected, _ = predicted(head)
+    twin = copied(head)
+    head.class_agnostic = True
+    found, _ = predicted(twin)
+    assert found.equal(expected) and by_points == []
 
 
 def test_a_head_that_pastes_in_its_own_way_does_so():

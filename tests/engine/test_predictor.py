@@ -1,6 +1,7 @@
 """Pictures predicted one by one, as a test of the same config predicts them."""
 
 import json
+import pickle
 
 import cv2
 import numpy as np
@@ -230,6 +231,18 @@ class TestSegmentors:
         (expected,) = self.predicted(model, inputs, **meta)
         bound_memory(model)
         (found,) = self.predicted(model, inputs, **meta)
+        assert found.pred_sem_seg.data.equal(expected.pred_sem_seg.data)
+
+    def test_a_pickled_one_goes_by_its_own_weights(self, build):
+        model = build()
+        inputs = torch.randn(1, 3, 64, 64)
+        meta = dict(ori_shape=(60, 50), img_shape=(64, 64))
+        bound_memory(model)
+        (expected,) = self.predicted(model, inputs, **meta)
+        twin = pickle.loads(pickle.dumps(model))
+        torch.nn.init.zeros_(model.decode_head.conv_seg.weight)
+        (found,) = self.predicted(twin, inputs, **meta)
+        assert 'seg_logits' not in found
         assert found.pred_sem_seg.data.equal(expected.pred_sem_seg.data)
 
     def test_without_samples_there_are_logits(self, build):
