@@ -1,5 +1,12 @@
-"""Small trainings of a classifier, on toy pictures."""
+"""Small trainings of a classifier, on toy pictures.
 
+``python -m tests.classification.helpers DATA WORK_DIR STEP`` begins one, which is killed
+before a step.
+"""
+
+import os
+import signal
+import sys
 from itertools import count
 from pathlib import Path
 
@@ -8,6 +15,7 @@ from mmengine.hooks import Hook
 
 from mmrecnext.engine.build import build_runner
 from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.precision import use_amp
 from mmrecnext.engine.prepare import prepare
 from tests.helpers import ROOT, TINY
 
@@ -37,14 +45,14 @@ names = (f'classifier{i}' for i in count())
 
 
 class Watch(Hook):
-    """Keeps the loss of each step, and may stop the run before one."""
+    """Keeps the loss of each step, and may kill the process before one."""
 
-    def __init__(self, stop: int | None = None):
-        self.losses, self.stop = {}, stop
+    def __init__(self, killed_before: int | None = None):
+        self.losses, self.killed_before = {}, killed_before
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.stop:
-            raise KeyboardInterrupt
+        if runner.iter == self.killed_before:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses[runner.iter] = outputs['loss'].item()
@@ -59,13 +67,24 @@ def config(data: Path, work_dir: Path, file: Path = BASE, **options) -> Config:
     return cfg
 
 
-def train(data: Path, work_dir: Path, file: Path = BASE, stop=None, **options):
+def train(
+    data: Path,
+    work_dir: Path,
+    file: Path = BASE,
+    killed_before: int | None = None,
+    amp: bool = False,
+    **options,
+):
     """Train, and return the runner and the losses by step."""
-    runner = build_runner(config(data, work_dir, file, **options))
-    watch = Watch(stop)
+    cfg = config(data, work_dir, file, **options)
+    if amp:
+        use_amp(cfg, 'bf16')
+    runner = build_runner(cfg)
+    watch = Watch(killed_before)
     runner.register_hook(watch)
-    try:
-        runner.train()
-    except KeyboardInterrupt:
-        assert stop is not None
+    runner.train()
     return runner, watch.losses
+
+
+if __name__ == '__main__':
+    train(Path(sys.argv[1]), Path(sys.argv[2]), killed_before=int(sys.argv[3]))

@@ -1,4 +1,6 @@
+import math
 import random
+import signal
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from mmrecnext.errors import CheckpointError, ConfigError, OptionError
 from mmrecnext.models.classifier import RecNeXtClassifier
 from tests.classification.helpers import BASE, DISTILLED, SIZE, config, train
 from tests.classification.toy import make_toy
-from tests.helpers import TINY
+from tests.helpers import ROOT, SERVER, TINY
 
 STEPS = 5  # of an epoch: 40 pictures in batches of 8
 MIXUP = dict(mixup_alpha=0.8, cutmix_alpha=1.0)
@@ -124,15 +126,30 @@ def test_figures_are_of_both_networks(toy, trained):
     assert len([*work_dir.glob('best_top1_epoch_*.pth')]) == 1
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not(toy, trained, tmp_path):
+def test_a_killed_run_goes_on_as_if_it_had_not(toy, trained, tmp_path):
     _, whole, work_dir = trained
-    _, begun = train(toy, tmp_path, stop=STEPS + 2)
-    assert begun.keys() == {*range(STEPS + 2)}
+    command = '-m', 'tests.classification.helpers', toy, tmp_path, STEPS + 2
+    assert SERVER.run(command, ROOT).returncode == -signal.SIGKILL
+    assert not (tmp_path / 'epoch_2.pth').exists()
     _, resumed = train(toy, tmp_path, resume=True)
     assert resumed.keys() == {*range(STEPS, 2 * STEPS)}
-    assert {**begun, **resumed} == pytest.approx(whole, rel=1e-5)
+    assert resumed == pytest.approx({i: whole[i] for i in resumed}, rel=1e-5)
     for name in ('state_dict', 'state_dict_ema'):
         torch.testing.assert_close(saved(tmp_path)[name], saved(work_dir)[name])
+
+
+@pytest.mark.parametrize('file', [BASE, DISTILLED], ids=['base', 'distilled'])
+def test_mixed_precision(file, toy, trained, teacher, tmp_path):
+    options = {'train_cfg.max_epochs': 1}
+    if file == DISTILLED:
+        options |= {f'model.teacher.{k}': v for k, v in teacher[0].items()}
+    runner, losses = train(toy, tmp_path, file, amp=True, **options)
+    assert len(losses) == STEPS and all(map(math.isfinite, losses.values()))
+    assert {p.dtype for p in runner.model.parameters()} == {torch.float32}
+    if file == BASE:
+        whole = trained[1]
+        assert losses == pytest.approx({i: whole[i] for i in losses}, rel=0.02)
+        assert losses != pytest.approx({i: whole[i] for i in losses}, rel=1e-5)
 
 
 def test_a_checkpoint_begins_a_detector(trained):
