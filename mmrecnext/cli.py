@@ -99,6 +99,22 @@ def add_config_arguments(parser: argparse.ArgumentParser):
     )
 
 
+def add_model_argument(parser: argparse.ArgumentParser, name: str, default: str = ''):
+    """Add the argument of tools that are told of which model weights are.
+
+    Args:
+        parser: which is given it.
+        name: of the argument.
+        default: what the model is without it.
+    """
+    parser.add_argument(
+        name,
+        help='such as recnext_m3 or mlla_nano_recattn; of one that was changed, the '
+        "config of its training, or its arch: \"{'base': 'm3', 'dims': [8, 16, 32, 64]}"
+        f'" {default}',
+    )
+
+
 def add_ema_argument(parser: argparse.ArgumentParser):
     """Add the argument of tools that read checkpoints of classifiers."""
     parser.add_argument(

@@ -41,7 +41,7 @@ TOOLS = {
     'benchmark': 'compare compare_with beside_published beside_ablations '
     'beside_operators grow combine check check_files show save',
     'convert_checkpoint': 'check_fits',
-    'eval_imagenet': 'read_model read_folder evaluate',
+    'eval_imagenet': 'preparation read_model read_folder evaluate',
     'export': 'read_size choose read_calibration cost',
     'get_flops': '',
     'infer': 'read_config describe_failure expand name_outputs',

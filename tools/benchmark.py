@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Measure models side by side: time, memory and what they save for training.
 
-Models are RecNeXts (recnext_m3, or m3), models of timm (repvit_m1_1), of which the maps
-of all stages are computed, configs of MMDetection or MMSegmentation, whole, and files
-that tools/export.py has written.
+Models are RecNeXts (recnext_m3, or m3), MLLAs (mlla_nano_recattn), models of timm
+(repvit_m1_1), of which the maps of all stages are computed, configs of MMDetection or
+MMSegmentation, whole, and files that tools/export.py has written.
 
 All that the options name is combined, and measured in one process, in turn. Six other
 measurements take the place of this: --growth, --startup, --published, --ablations,

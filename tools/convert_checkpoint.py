@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Turn a checkpoint of a RecNeXt, or of a network around one, into another form.
+"""Turn a checkpoint of a backbone, or of a network around one, into another form.
 
 The input is whatever a backbone's `init_cfg` takes: a released .pth, .safetensors, .bin
 or fused .pt, a checkpoint of training, one of a detector or segmentor, by path, URL,
@@ -38,9 +38,15 @@ from mmrecnext.checkpoint.convert import (
     pickled,
     upgrade_network,
 )
-from mmrecnext.cli import add_ema_argument, file_to_write, run
+from mmrecnext.cli import (
+    add_ema_argument,
+    add_model_argument,
+    file_to_write,
+    run,
+)
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.named import named
 from mmrecnext.errors import OptionError
 from mmrecnext.files import write_file
 
@@ -62,6 +68,7 @@ def parse_args() -> argparse.Namespace:
         help='form of the output [as the suffix of OUT tells; of .pth: network where '
         'IN holds one, else published]',
     )
+    add_model_argument(parser, '--model', '[the known one that the weights are of]')
     add_ema_argument(parser)
     network = parser.add_argument_group('of a network')
     network.add_argument(
@@ -99,13 +106,16 @@ def main():
         raise OptionError(f'{file}: names end in .safetensors of that form, and alone')
     if args.ema and form == 'network':
         raise OptionError('--ema is for classifiers, not for network')
+    arch = named(args.model).arch if args.model else None
     file.parent.mkdir(parents=True, exist_ok=True)
     if form != 'network':
-        what = convert(checkpoint, form, file, args.checkpoint, args.ema)
+        what = convert(checkpoint, form, file, args.checkpoint, args.ema, arch)
         print(f'{file}: {form}, {what}')
         return
 
-    new = upgrade_network(checkpoint, args.checkpoint, args.keep_optimizer, args.drop)
+    new = upgrade_network(
+        checkpoint, args.checkpoint, args.keep_optimizer, args.drop, arch
+    )
     if args.config:
         check_fits(args.config, new['state_dict'], args.checkpoint)
     write_file(file, pickled(new))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure the top-1 and top-5 accuracy of a RecNeXt classifier on ImageNet."""
+"""Measure the top-1 and top-5 accuracy of a classifier on ImageNet."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ if __name__ == '__main__':
 import argparse
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import track
-from timm.data import create_transform, resolve_model_data_config
+from timm.data import create_transform
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from mmrecnext.classification import load_classifier
 from mmrecnext.cli import add_ema_argument, check_device, run
+from mmrecnext.engine.named import named
 from mmrecnext.errors import ConfigError, OptionError
-from mmrecnext.export.exported import ExportedClassifier, is_exported
-from mmrecnext.models.classifier import RecNeXtClassifier
+from mmrecnext.export.exported import ExportedClassifier, is_exported, open_exported
+from mmrecnext.models.classifier import Classifier
+from mmrecnext.pretrained import INTERPOLATION, MEAN, STD
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,8 +34,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument(
         'model',
-        help='such as recnext_m3, or recnext_m3.base_300e_in1k; or a file exported '
-        'from a model',
+        help='such as recnext_m3, or recnext_m3.base_300e_in1k; a file exported from a '
+        'model; or, with a checkpoint, mlla_nano_recattn, the config of a training, or '
+        'the arch of a model that was changed, a dict',
     )
     parser.add_argument(
         '--data',
@@ -83,7 +87,7 @@ def main():
             f'{images.root} has folders of {len(images.classes)} classes, but '
             f'{args.checkpoint or args.model} tells {model.num_classes} apart'
         )
-    images.transform = create_transform(**resolve_model_data_config(model))
+    images.transform = create_transform(**preparation(args.model))
     loader = DataLoader(images, args.batch_size, num_workers=args.workers)
     top1, top5 = evaluate(
         model.to(args.device), track(loader, 'Evaluating'), args.device
@@ -91,7 +95,24 @@ def main():
     print(f'{args.model}: top-1 {top1:.2f}  top-5 {top5:.2f}  ({len(images)} images)')
 
 
-def read_model(args: argparse.Namespace) -> ExportedClassifier | RecNeXtClassifier:
+def preparation(model: str) -> dict[str, Any]:
+    """Return timm's options for the pictures that a model, or a file, is made for."""
+    if is_exported(model):
+        resize, crop = open_exported(model).about['resize']
+        side, short_side = crop['size'][0], resize['short_side']
+    else:
+        found = named(model)
+        side, short_side = found.side, found.short_side
+    return dict(
+        input_size=side,
+        crop_pct=side / short_side,
+        interpolation=INTERPOLATION,
+        mean=MEAN,
+        std=STD,
+    )
+
+
+def read_model(args: argparse.Namespace) -> ExportedClassifier | Classifier:
     """Return what the command line names.
 
     Raises:

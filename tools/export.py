@@ -23,6 +23,7 @@ from mmrecnext.benchmark.original import original_of
 from mmrecnext.checkpoint.sources import check_source
 from mmrecnext.cli import SettingsAction, run
 from mmrecnext.engine.configs import SUFFIXES, load_config
+from mmrecnext.engine.named import named
 from mmrecnext.errors import OptionError
 from mmrecnext.export import (
     FORMATS,
@@ -47,7 +48,9 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        'model', help='recnext_m3, recnext_m3.base_300e_in1k and so on, or a config'
+        'model',
+        help='recnext_m3, recnext_m3.base_300e_in1k and so on, or a config; with a '
+        'checkpoint mlla_nano_recattn, or the arch of a model that was changed, a dict',
     )
     parser.add_argument(
         'checkpoint', nargs='?', help='weights [of a published model, its own]'
@@ -194,7 +197,8 @@ def read_calibration(
     if args.model.endswith(SUFFIXES):
         read = pipeline_reader(load_config(args.model, args.cfg_options))
     else:
-        read = crop_reader(size)
+        model = named(args.model)
+        read = crop_reader(size, model.side, model.short_side)
     return Calibration(args.calibrate, read)
 
 
@@ -244,7 +248,10 @@ def choose(args: argparse.Namespace) -> Subject:
 
     checkpoint = args.checkpoint or get_pretrained(args.model).url
     model = load_classifier(args.model, checkpoint)
-    return classifier_subject(model, deploy, **source(args.model, checkpoint))
+    sizes = named(args.model)
+    return classifier_subject(
+        model, deploy, sizes.side, sizes.short_side, **source(args.model, checkpoint)
+    )
 
 
 if __name__ == '__main__':

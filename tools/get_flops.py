@@ -21,8 +21,9 @@ from rich.table import Table
 
 from mmrecnext import ARCHS, MLLA_ARCHS
 from mmrecnext.archs import timm_name
-from mmrecnext.benchmark.operations import arch_of, named_cost
+from mmrecnext.benchmark.operations import named_cost
 from mmrecnext.cli import run
+from mmrecnext.engine.named import named
 from mmrecnext.errors import OptionError
 from mmrecnext.pretrained import FIGURES, INPUT_SIDE, MLLA_FIGURES, MLLA_INPUT_SIDE
 
@@ -78,8 +79,8 @@ def main():
     for name in args.models or [*ARCHS, *MLLA_ARCHS]:
         cost = named_cost(name, shape)
         published, label = None, Path(name).stem
-        if not name.endswith('.py'):
-            arch = arch_of(name)
+        arch = None if name.endswith('.py') else named(name).arch
+        if isinstance(arch, str):
             published = FIGURES.get(arch) or MLLA_FIGURES.get(arch)
             label = timm_name(arch)
         table.add_row(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Turn a checkpoint of a RecNeXt classifier into the forms in which it is released.
+"""Turn a checkpoint of a classifier into the forms in which it is released.
 
 These are OUT-HASH.pth ({'model': weights}), OUT-HASH.safetensors, and, for inference,
 OUT_fused-HASH.pt (TorchScript), where HASH begins the SHA-256 of the file.
@@ -19,10 +19,11 @@ from pathlib import Path
 
 from mmrecnext.checkpoint.convert import content_of
 from mmrecnext.checkpoint.fit import is_fused
-from mmrecnext.classification import RecNeXtClassifier, load_classifier
-from mmrecnext.cli import add_ema_argument, run
+from mmrecnext.classification import load_classifier
+from mmrecnext.cli import add_ema_argument, add_model_argument, run
 from mmrecnext.errors import CheckpointError
 from mmrecnext.files import write_file
+from mmrecnext.models.classifier import Classifier
 
 HASH_LENGTH = 8
 RELEASED = {'.pth': 'published', '.safetensors': 'safetensors', '_fused.pt': 'fused'}
@@ -36,7 +37,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('model', help='such as recnext_m3')
+    add_model_argument(parser, 'model')
     parser.add_argument('checkpoint', help='its weights, as training saved them')
     parser.add_argument(
         'out', help='how the files begin, such as released/recnext_m3_distill_300e'
@@ -53,7 +54,7 @@ def main():
         print(file)
 
 
-def publish(model: RecNeXtClassifier, out: Path) -> Iterator[Path]:
+def publish(model: Classifier, out: Path) -> Iterator[Path]:
     """Write the released forms of a classifier, which is fused in the end.
 
     Args:

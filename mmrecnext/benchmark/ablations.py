@@ -5,19 +5,17 @@ Source: RecNeXt (https://github.com/suous/RecNeXt), its logs and figures.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from statistics import median
-from typing import Any
 
 import torch
 from torch import nn
 
-from mmrecnext.benchmark.measure import CLOCKS, loops_for, time_calls
-from mmrecnext.benchmark.operations import Cost, classifier_cost, settings_of
+from mmrecnext.benchmark.measure import time_in_turns
+from mmrecnext.benchmark.operations import Cost, classifier_cost
 from mmrecnext.benchmark.workloads import Workload
+from mmrecnext.engine.named import Named, named
 from mmrecnext.errors import OptionError, did_you_mean
 from mmrecnext.models.classifier import RecNeXtClassifier
 
@@ -119,8 +117,8 @@ def config_of(name: str) -> str:
     return f'recnext_m1_120e_{name}.py'
 
 
-def settings_of_ablation(name: str) -> tuple[str | Mapping[str, Any], int]:
-    """Return arch and side of the images of an ablation, as its config has them.
+def named_ablation(name: str) -> Named:
+    """Return the classifier of an ablation, as its config has it.
 
     Raises:
         OptionError: for an unknown name.
@@ -130,7 +128,7 @@ def settings_of_ablation(name: str) -> tuple[str | Mapping[str, Any], int]:
         raise OptionError(
             f'unknown ablation {name!r}; {hint or "they are " + ", ".join(ABLATIONS)}'
         )
-    return settings_of(config_of(name))
+    return named(config_of(name))
 
 
 def measure_ablations(
@@ -158,31 +156,26 @@ def measure_ablations(
     Raises:
         OptionError: for an unknown name.
     """
-    settings = {name: settings_of_ablation(name) for name in names}
-    found, tasks = [], []
+    models = {name: named_ablation(name) for name in names}
+    found, workloads, places = [], [], []
     kind = torch.device(device).type
-    seconds_of = partial(time_calls, CLOCKS[clock])
-    for i, (name, (arch, own_side)) in enumerate(settings.items()):
-        progress(name, 0.3 * i / len(settings))
-        size = side or own_side
-        row = MeasuredAblation(name, size, classifier_cost(arch, size, size))
+    for i, (name, known) in enumerate(models.items()):
+        progress(name, 0.3 * i / len(models))
+        size = side or known.side
+        row = MeasuredAblation(name, size, classifier_cost(known.arch, size, size))
         found.append(row)
         if repeats:
-            model = RecNeXtClassifier(arch).eval()
+            model = RecNeXtClassifier(known.arch).eval()
             model.switch_to_deploy()
             for batch in batches or BATCHES.get(kind, BATCHES['cuda']):
-                workload = _workload(model, batch, size, device)
-                seconds_of(workload, 1)
-                loops = loops_for(seconds_of(workload, 1))
-                tasks.append((row, batch, workload, loops))
+                workloads.append(_workload(model, batch, size, device))
+                places.append((row, batch))
 
-    shuffle = random.Random(0).shuffle
-    for repeat in range(repeats):
-        shuffle(tasks)
-        for k, (row, batch, workload, loops) in enumerate(tasks):
-            done = 0.3 + 0.7 * (repeat + k / len(tasks)) / repeats
-            progress(f'repeat {repeat + 1} of {repeats}', done)
-            row.seconds.setdefault(batch, []).append(seconds_of(workload, loops))
+    times = time_in_turns(
+        workloads, repeats, clock, lambda text, done: progress(text, 0.3 + 0.7 * done)
+    )
+    for (row, batch), seconds in zip(places, times, strict=True):
+        row.seconds[batch] = seconds
     return found
 
 

@@ -9,7 +9,7 @@ from itertools import product
 
 import torch
 
-from mmrecnext.archs import ARCHS
+from mmrecnext.archs import ARCHS, MLLA_ARCHS, timm_name
 from mmrecnext.errors import OptionError, closest
 from mmrecnext.export.engines import ENGINES, engines_for
 from mmrecnext.export.exported import is_exported
@@ -58,17 +58,20 @@ class Case:
 
 
 def kind_of(model: str) -> str:
-    """Tell what a name means: ``recnext``, ``config``, ``file`` or a model of ``timm``.
+    """Tell what a name means: ``recnext``, ``mlla``, ``config``, ``file`` or ``timm``.
 
     Args:
-        model: ``recnext_m3`` or ``m3``; a config of MMDetection or MMSegmentation, as
-            the other tools take it; a file that was exported; a name in timm.
+        model: ``recnext_m3`` or ``m3``; ``mlla_nano_recattn`` likewise; a config of
+            MMDetection or MMSegmentation, as the other tools take it; a file that was
+            exported; a name in timm.
 
     Raises:
         OptionError: for an unknown name, naming similar ones.
     """
     if short_name(model) in ARCHS:
         return 'recnext'
+    if short_name(model) in MLLA_ARCHS:
+        return 'mlla'
     if model.endswith('.py'):
         return 'config'
     if is_exported(model):
@@ -76,17 +79,18 @@ def kind_of(model: str) -> str:
     known = timm_models()
     if model in known:
         return 'timm'
-    close = closest(model, [*map('recnext_{}'.format, ARCHS), *known])
+    own = [*map(timm_name, (*ARCHS, *MLLA_ARCHS))]
+    close = closest(model, [*own, *known])
     hint = f'similar are {", ".join(close)}' if close else 'timm.list_models() lists'
     raise OptionError(
-        f'unknown model {model!r}: it is none of recnext_{", recnext_".join(ARCHS)}, '
-        f'no config *.py, no exported file and no model of timm; {hint}'
+        f'unknown model {model!r}: it is none of {", ".join(own)}, no '
+        f'config *.py, no exported file and no model of timm; {hint}'
     )
 
 
 def short_name(model: str) -> str:
-    """Return the name of a RecNeXt in ``ARCHS``."""
-    return model.removeprefix('recnext_')
+    """Return the name of a model in ``ARCHS`` or ``MLLA_ARCHS``."""
+    return model.removeprefix('recnext_').removeprefix('mlla_')
 
 
 @cache
@@ -151,7 +155,7 @@ def meaningful(
             yield from run_by_engines(case, engines)
             continue
         if case.form == 'original':
-            if kind_of(case.model) == 'timm':
+            if kind_of(case.model) in ('timm', 'mlla'):
                 continue
             changes['layout'] = 'nchw'
         if case.work == 'step':

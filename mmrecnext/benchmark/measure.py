@@ -130,22 +130,61 @@ def measure(
         loops.append(1 if slow else loops_for(seconds_of(workload, 1)))
 
     yardsticks = {case.dtype: matmul(case.dtype, device) for case in cases}
-    rates: dict[str, list[float]] = {dtype: [] for dtype in yardsticks}
-    order = list(range(len(cases)))
+    seconds = time_in_turns(
+        [*workloads, *(workload for workload, _ in yardsticks.values())],
+        repeats,
+        clock,
+        lambda text, done: progress(text, 0.4 + 0.5 * done),
+        [*loops, *(1 for _ in yardsticks)],
+    )
+    for i, (result, workload) in enumerate(zip(results, workloads, strict=True)):
+        result.seconds = seconds[i]
+        progress('memory', 0.9 + 0.1 * i / len(cases))
+        examine(result, workload, repeats)
+    rates = {
+        dtype: flops / median(own)
+        for (dtype, (_, flops)), own in zip(
+            yardsticks.items(), seconds[len(workloads) :], strict=True
+        )
+    }
+    return Report(results, rates)
+
+
+def time_in_turns(
+    workloads: Sequence[Workload],
+    repeats: int,
+    clock: str,
+    progress: Callable[[str, float], None],
+    loops: Sequence[int] = (),
+) -> list[list[float]]:
+    """Time workloads: each repeat runs every one once, in an order drawn anew.
+
+    Args:
+        workloads: what to time.
+        repeats: how often.
+        clock: a name in ``CLOCKS``.
+        progress: is told what comes next, and what share is done.
+        loops: calls of each workload in a repeat; by default as many as take long
+            enough to be timed, of which a call tells that follows a first one.
+
+    Returns:
+        Of each workload the seconds of a call, one per repeat.
+    """
+    seconds_of = partial(time_calls, CLOCKS[clock])
+    if not loops:
+        for workload in workloads:
+            seconds_of(workload, 1)
+        loops = [loops_for(seconds_of(workload, 1)) for workload in workloads]
+    found: list[list[float]] = [[] for _ in workloads]
+    order = list(range(len(workloads)))
     shuffle = random.Random(0).shuffle
     for repeat in range(repeats):
         shuffle(order)
         for k, i in enumerate(order):
-            done = 0.4 + 0.5 * (repeat + k / len(order)) / repeats
+            done = (repeat + k / len(order)) / repeats
             progress(f'repeat {repeat + 1} of {repeats}', done)
-            results[i].seconds.append(seconds_of(workloads[i], loops[i]))
-        for dtype, (workload, flops) in yardsticks.items():
-            rates[dtype].append(flops / seconds_of(workload, 1))
-
-    for i, (result, workload) in enumerate(zip(results, workloads, strict=True)):
-        progress('memory', 0.9 + 0.1 * i / len(cases))
-        examine(result, workload, repeats)
-    return Report(results, {dtype: median(rate) for dtype, rate in rates.items()})
+            found[i].append(seconds_of(workloads[i], loops[i]))
+    return found
 
 
 def time_calls(clock: Callable[[], float], workload: Workload, loops: int) -> float:

@@ -10,15 +10,13 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmrecnext.archs import ARCHS, MLLA_ARCHS, timm_name
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import load_config, read_config
 from mmrecnext.engine.flops import FLOPS_PER_MAC, count_flops, count_parameters
 from mmrecnext.engine.frameworks import FRAMEWORKS, framework_of
-from mmrecnext.errors import OptionError
-from mmrecnext.models import MLLAClassifier, RecNeXtClassifier
+from mmrecnext.engine.named import named
+from mmrecnext.models.classifier import classifier_class
 from mmrecnext.models.fusion import switch_to_deploy
-from mmrecnext.pretrained import INPUT_SIDE, MLLA_INPUT_SIDE, get_pretrained
 
 PROPOSALS, MASKS = 1000, 100
 """What a detector of two stages is given, as in MMDetection's own count."""
@@ -58,58 +56,21 @@ def classifier_cost(
     """Count what a classifier takes.
 
     Args:
-        arch: a name in ``ARCHS`` or ``MLLA_ARCHS``, or a dict that changes a RecNeXt.
+        arch: a name in ``ARCHS`` or ``MLLA_ARCHS``, or a dict that changes a model.
         height: of the image, in pixels.
         width: likewise.
     """
     with torch.device('meta'):
-        if isinstance(arch, str) and arch in MLLA_ARCHS:
-            model: nn.Module = MLLAClassifier(arch).eval()
-        else:
-            model = RecNeXtClassifier(arch).eval()
+        model = classifier_class(arch)(arch).eval()
         image = torch.empty(1, 3, height, width)
     return cost_of(model, lambda model: model(image))
-
-
-def arch_of(name: str) -> str:
-    """Return the arch of a model, whose name may be that of its weights.
-
-    Raises:
-        OptionError: for an unknown model.
-    """
-    arch = name.removeprefix('recnext_').removeprefix('mlla_')
-    if arch in ARCHS or arch in MLLA_ARCHS:
-        return arch
-    try:
-        return get_pretrained(name).arch
-    except OptionError as error:
-        known = ', '.join(map(timm_name, (*ARCHS, *MLLA_ARCHS)))
-        raise OptionError(f'unknown model {name!r}; the models are {known}') from error
-
-
-def settings_of(name: str) -> tuple[str | Mapping[str, Any], int]:
-    """Return the arch of a classifier, and the side of the images it was made for.
-
-    Args:
-        name: see :func:`arch_of`; or the config of a classifier's training.
-
-    Raises:
-        OptionError: for an unknown model, or the config of another network.
-    """
-    if not name.endswith('.py'):
-        arch = arch_of(name)
-        return arch, MLLA_INPUT_SIDE if arch in MLLA_ARCHS else INPUT_SIDE
-    cfg = read_config(name)
-    if 'arch' not in cfg.get('model', {}):
-        raise OptionError(f'{name} is no config of a classifier: no `model.arch`')
-    return cfg.model.arch, cfg.train_dataloader.dataset.transform.input_size
 
 
 def named_cost(name: str, size: tuple[int, int] | None = None) -> Cost:
     """Count what a classifier takes, or the network of a config.
 
     Args:
-        name: see :func:`settings_of`; or the config of a framework's model.
+        name: see :func:`~mmrecnext.engine.named.named`; or the config of a framework's model.
         size: height and width of the image, by default those it was made for.
 
     Raises:
@@ -119,8 +80,8 @@ def named_cost(name: str, size: tuple[int, int] | None = None) -> Cost:
     is_config = '::' in name or name.endswith('.py')
     if is_config and read_config(name).get('default_scope') in FRAMEWORKS:
         return network_cost(load_config(name), size)
-    arch, side = settings_of(name)
-    return classifier_cost(arch, *(size or (side, side)))
+    model = named(name)
+    return classifier_cost(model.arch, *(size or (model.side, model.side)))
 
 
 def network_cost(cfg: Config, size: tuple[int, int] | None = None) -> Cost:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmrecnext.benchmark.measure import CLOCKS, loops_for, time_calls
+from mmrecnext.benchmark.measure import time_in_turns
 from mmrecnext.benchmark.workloads import Workload
 from mmrecnext.engine.pasting import paste_in_boxes
 from mmrecnext.mmcv_ext import install
@@ -44,7 +44,7 @@ class Task:
     beside: str
     here: Callable[[], Any]
     other: Callable[[], Any] | None
-    seconds: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+    seconds: list[list[float]] = field(default_factory=list)
 
 
 def boxes(count: int, device: str, longest: float = 600.0) -> Tensor:
@@ -294,7 +294,6 @@ def measure_operators(
         progress: is told what comes next, and what share is done.
     """
     install()
-    seconds = partial(time_calls, CLOCKS[clock])
     found = []
     names = names or [*TASKS]
     for i, name in enumerate(names):
@@ -305,10 +304,7 @@ def measure_operators(
                 for way in (task.here, task.other)
                 if way
             ]
-            loops = [loops_for(seconds(way, 1)) for way in ways]
-            for _ in range(repeats):
-                for way, count, times in zip(ways, loops, task.seconds, strict=False):
-                    times.append(seconds(way, count))
+            task.seconds = time_in_turns(ways, repeats, clock, lambda *_: None)
             found.append(task)
     return found
 
@@ -317,7 +313,7 @@ def operator_rows(tasks: Sequence[Task]) -> tuple[tuple[str, ...], list[tuple]]:
     """Return columns and rows: the medians, and how many times faster it is here."""
     rows = []
     for task in tasks:
-        here, other = (median(s) if s else math.nan for s in task.seconds)
+        here, other = (*map(median, task.seconds), math.nan)[:2]
         figures = [f'{1000 * other:.3g}', f'{1000 * here:.3g}', f'{other / here:.2f}']
         if not task.other:
             figures = ['', figures[1], '']

@@ -18,7 +18,7 @@ from mmrecnext.compat import allow_many_compilations
 from mmrecnext.errors import OptionError
 from mmrecnext.export.engines import ENGINES
 from mmrecnext.export.exported import open_exported
-from mmrecnext.models import RecNeXt
+from mmrecnext.models.classifier import backbone_class
 
 MEMORY_FORMATS = {
     'nchw': torch.contiguous_format,
@@ -84,8 +84,9 @@ def build(case: Case, device: str, checkpoint: str | None = None) -> Workload:
 def build_backbone(case: Case) -> nn.Module:
     """Build the network that turns images into the maps of its stages."""
     training = case.work == 'step'
-    if kind_of(case.model) == 'recnext':
-        model = RecNeXt(short_name(case.model)).train(training)
+    if kind_of(case.model) in ('recnext', 'mlla'):
+        arch = short_name(case.model)
+        model: Any = backbone_class(arch)(arch).train(training)
         if case.form == 'original':
             return original_of(model, fused=not training)
         if case.form == 'deploy':
@@ -93,8 +94,8 @@ def build_backbone(case: Case) -> nn.Module:
         return model
     import timm
 
-    peer = timm.create_model(case.model, features_only=True).train(training)
-    return fold_peer(peer) if case.form == 'deploy' else peer
+    model = timm.create_model(case.model, features_only=True).train(training)
+    return fold_peer(model) if case.form == 'deploy' else model
 
 
 def run_of_file(case: Case) -> Callable[[], object]:

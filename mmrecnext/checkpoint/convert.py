@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmrecnext.archs import ARCHS
+from mmrecnext.archs import timm_name
 from mmrecnext.checkpoint.fit import (
+    FAMILY_NAMES,
     FOR_INFERENCE,
+    STEMS,
     closest_arch,
     is_fused,
     sizes_of_classifier,
@@ -23,9 +25,12 @@ from mmrecnext.checkpoint.fit import (
 from mmrecnext.checkpoint.weights import HEAD, named_weights, without_prefix
 from mmrecnext.errors import CheckpointError, OptionError, brief
 from mmrecnext.files import write_file
-from mmrecnext.models import RecNeXt, RecNeXtClassifier
+from mmrecnext.models.backbone import Backbone
+from mmrecnext.models.classifier import backbone_class, classifier_class
 from mmrecnext.models.fusion import fuse_conv_norms
 from mmrecnext.pretrained import INPUT_SIDE
+
+Arch = str | Mapping[str, Any]
 
 FORMS = ('published', 'safetensors', 'bare', 'backbone', 'fused', 'network')
 SUFFIXES = {'.safetensors': 'safetensors', '.pt': 'fused', '.bin': 'bare'}
@@ -62,73 +67,86 @@ def choose_form(weights: Mapping[str, Tensor], file: Path) -> str:
     return 'network' if is_network(weights) else 'published'
 
 
-def model_of(weights: Mapping[str, Tensor], source: str) -> RecNeXt:
-    """Build the published model that some weights are of, for inference.
+def model_of(
+    weights: Mapping[str, Tensor], source: str, arch: Arch | None = None
+) -> Backbone:
+    """Build the model that some weights are of, for inference.
 
     Args:
         weights: by key; with a classification head or without, fused or not.
         source: where they come from.
+        arch: the model, by name or settings; by default the known one that the weights
+            are most like.
 
     Returns:
-        A backbone or, with a head, a :class:`~mmrecnext.models.
-        RecNeXtClassifier`, fused as far as the weights are.
+        A backbone or, with a head, a classifier, fused as far as the weights are.
 
     Raises:
-        CheckpointError: where they are not exactly those of one of the models.
+        CheckpointError: where they are not exactly those of the model.
     """
     stem = stem_of(weights)
     if stem is None or stem.dim() != 4:
         raise CheckpointError(
-            f'{source} holds no RecNeXt, whose keys begin with `stem.stem.0.`: '
-            f'it has {brief(sorted(weights))}'
+            f'{source} holds no {FAMILY_NAMES}, whose keys begin with '
+            f'{" or ".join(STEMS)}: it has {brief(sorted(weights))}'
         )
-    arch, _ = closest_arch(weights, stem.size(1))
-    model: RecNeXt
+    if arch is None:
+        arch, _ = closest_arch(weights, stem.size(1))
+    model: Backbone
     if any(key.startswith(HEAD) for key in weights):
-        model = RecNeXtClassifier(arch, *sizes_of_classifier(weights, source))
+        sizes = sizes_of_classifier(weights, source)
+        model = classifier_class(arch)(arch, *sizes)
     else:
-        model = RecNeXt(arch, in_channels=stem.size(1))
+        model = backbone_class(arch)(arch, in_channels=stem.size(1))
+        weights = model.own_weights(weights)
     return with_weights(model, weights, source)
 
 
 def convert(
-    checkpoint: Any, form: str, file: Path, source: str, averaged: bool = False
+    checkpoint: Any,
+    form: str,
+    file: Path,
+    source: str,
+    averaged: bool = False,
+    arch: Arch | None = None,
 ) -> str:
     """Write the weights of a backbone or classifier in another form.
 
     Args:
-        checkpoint: what a file holds, in any form; of a detector or segmentor, or an
-            OpenMMLab backbone, the backbone without any head is taken.
+        checkpoint: what a file holds, in any form; of a detector or segmentor the
+            backbone without any head is taken.
         form: what to write, one of ``FORMS`` but ``network``.
         file: where to.
         source: where the checkpoint comes from.
         averaged: see :func:`~mmrecnext.checkpoint.weights.unwrap`.
+        arch: see :func:`model_of`.
 
     Returns:
         What was written, in words.
 
     Raises:
-        CheckpointError: for weights that are no published model's, or fused ones where
-            those for training are asked for.
+        CheckpointError: for weights that are not the model's, or fused ones where those
+            for training are asked for.
     """
     found = named_weights(checkpoint, averaged)
     weights = without_prefix(found)
-    if form == 'backbone' or weights is not found:
+    if form == 'backbone' or is_network(found):
         weights = {k: v for k, v in weights.items() if not k.startswith(HEAD)}
     if is_fused(weights) and form != 'fused':
         raise CheckpointError(
             f'{source} holds {FOR_INFERENCE}, so that no other form can be made of it: '
             'take the training weights (.pth or safetensors) of the same model'
         )
-    model = model_of(weights, source)
+    model = model_of(weights, source, arch)
     write(model, form, file)
-    name = next(name for name, arch in ARCHS.items() if arch == model.arch)
+    known = (timm_name(name) for name, own in model.archs.items() if own == model.arch)
+    name = next(known, f'a changed {model.family}')
     classes = getattr(model, 'num_classes', 0)
     head = f'classifier of {classes} classes' if classes else 'backbone'
-    return f'recnext_{name}, {head}, {len(model.state_dict())} weights'
+    return f'{name}, {head}, {len(model.state_dict())} weights'
 
 
-def write(model: RecNeXt, form: str, file: Path) -> None:
+def write(model: Backbone, form: str, file: Path) -> None:
     """Write a model in a released form; for ``fused`` it is fused, in place.
 
     Raises:
@@ -137,7 +155,7 @@ def write(model: RecNeXt, form: str, file: Path) -> None:
     write_file(file, content_of(model, form))
 
 
-def content_of(model: RecNeXt, form: str) -> bytes:
+def content_of(model: Backbone, form: str) -> bytes:
     """Return what :func:`write` writes."""
     if form == 'fused':
         return torchscript_of(model)
@@ -166,7 +184,7 @@ def pickled(checkpoint: Any) -> bytes:
     return content.getvalue()
 
 
-def torchscript_of(model: RecNeXt) -> bytes:
+def torchscript_of(model: Backbone) -> bytes:
     """Fuse a model and return the content of the released ``_fused.pt``."""
     fuse_conv_norms(model)
     image = torch.zeros(1, model.in_channels, INPUT_SIDE, INPUT_SIDE)
@@ -184,6 +202,7 @@ def upgrade_network(
     source: str,
     keep_optimizer: bool = False,
     drop: Iterable[str] = (),
+    arch: Arch | None = None,
 ) -> dict[str, Any]:
     """Bring a detector or segmentor of mmdet 2 or mmseg 0 into the form of 3 and 1.
 
@@ -197,12 +216,13 @@ def upgrade_network(
         keep_optimizer: keep its state, so that training can be resumed.
         drop: what the keys of further weights begin with that are to go, such as
             ``auxiliary_head.``.
+        arch: of the backbone, see :func:`model_of`.
 
     Returns:
         ``meta``, ``state_dict``, and what resuming takes.
 
     Raises:
-        CheckpointError: for a backbone that is no published model's, or an optimizer
+        CheckpointError: for a backbone that is not the model's, or an optimizer
             that is missing or also has the dropped weights.
     """
     old = named_weights(checkpoint)
@@ -215,7 +235,7 @@ def upgrade_network(
             )
     dropped = (UNUSED, *drop)
     weights = {k: v for k, v in old.items() if not k.startswith(dropped)}
-    model_of(without_prefix(weights, BACKBONE), source)
+    model_of(without_prefix(weights, BACKBONE), source, arch)
 
     meta = dict(checkpoint.get('meta') or {})
     names = {new: meta[k] for k, new in RENAMED_META.items() if meta.get(k)}

@@ -13,7 +13,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmrecnext.archs import NUM_STAGES
+from mmrecnext.archs import NUM_STAGES, is_mlla
 from mmrecnext.checkpoint.sources import read_checkpoint
 from mmrecnext.checkpoint.weights import (
     HEAD,
@@ -26,16 +26,19 @@ from mmrecnext.checkpoint.weights import (
 from mmrecnext.errors import CheckpointError, brief
 from mmrecnext.models import MLLA, RecNeXt
 from mmrecnext.models.backbone import Backbone
-from mmrecnext.models.classifier import CLASSIFIERS
+from mmrecnext.models.classifier import CLASSIFIERS, FIRST_CONV, MLLA_FIRST_CONV
 from mmrecnext.models.fusion import fold_outer_norms, fuse_conv_norms
 
 Model = TypeVar('Model', bound=Backbone)
 
 FAMILIES: tuple[Any, ...] = (RecNeXt, MLLA)
 
-FUSED_STEM = 'stem.stem.0.weight'
-STEMS = ('stem.stem.0.conv.weight', FUSED_STEM)
-FUSED_STEMS = (FUSED_STEM, 'patch_embed.conv1.weight')
+FAMILY_NAMES = ' or '.join(family.family for family in FAMILIES)
+
+STEMS = tuple(stem.removesuffix('.conv') for stem in (FIRST_CONV, MLLA_FIRST_CONV))
+"""The first layer of each family, which is the convolution itself once it is fused."""
+
+HEADS = (f'{CLASSIFIERS[0]}.weight', 'head.weight')
 FOR_INFERENCE = (
     'fused weights, for inference only: batch norms are merged into the convolutions '
     'and their statistics are gone'
@@ -46,12 +49,13 @@ ALIKE = 0.5
 
 def is_fused(weights: Mapping[str, Any]) -> bool:
     """Tell whether norms are merged into convolutions, as in the released files."""
-    return any(stem in weights for stem in FUSED_STEMS)
+    return any(f'{stem}.weight' in weights for stem in STEMS)
 
 
 def stem_of(weights: Mapping[str, Tensor]) -> Tensor | None:
-    """Return the weight of a RecNeXt's first convolution, None where there is none."""
-    return next((weights[key] for key in STEMS if key in weights), None)
+    """Return the weight of the first convolution, None where there is none."""
+    keys = (f'{stem}{end}' for stem in STEMS for end in ('.conv.weight', '.weight'))
+    return next((weights[key] for key in keys if key in weights), None)
 
 
 def is_deployed(weights: Mapping[str, Any]) -> bool:
@@ -168,13 +172,15 @@ def sizes_of_classifier(weights: Mapping[str, Tensor], source: str) -> tuple[int
     Raises:
         CheckpointError: where the weights are none of a classifier.
     """
-    head = 'head.weight' if is_fused(weights) else f'{CLASSIFIERS[0]}.weight'
-    stem = STEMS[is_fused(weights)]
-    if not {stem, head} <= weights.keys():
+    head = next((weights[key] for key in HEADS if key in weights), None)
+    stem = stem_of(weights)
+    if stem is None or head is None:
+        lacking = ('a first convolution', STEMS) if stem is None else ('a head', HEADS)
         raise CheckpointError(
-            f'{source} holds no RecNeXt classifier: it lacks {stem} or {head}'
+            f'{source} holds no classifier of {FAMILY_NAMES}: it lacks {lacking[0]}, '
+            f'{" or ".join(lacking[1])}'
         )
-    return len(weights[head]), weights[stem].size(1)
+    return len(head), stem.size(1)
 
 
 def check_fit(model: Backbone, weights: Mapping[str, Tensor], source: str) -> None:
@@ -309,7 +315,7 @@ def explained_misfit(
 def _guess(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
     """Tell in which way the weights are those of another network, if it shows."""
     kinds = _kind(own), _kind(weights)
-    names = _recnext_in(own), _recnext_in(weights)
+    names = _backbone_in(own), _backbone_in(weights)
     if names[1] and not kinds[1]:
         head = any(key.startswith(HEAD) for key in weights)
         return f': it is only a {"classifier" if head else "backbone"} ({names[1]})'
@@ -331,15 +337,18 @@ def _kind(weights: Iterable[str]) -> str | None:
     return 'a detector' if any(top.endswith('_head') for top in tops) else None
 
 
-def _recnext_in(weights: Mapping[str, Tensor]) -> str | None:
-    """Name the published model that the backbone among some weights is most like."""
+def _backbone_in(weights: Mapping[str, Tensor]) -> str | None:
+    """Name the known model that the backbone among some weights is most like."""
     backbone = without_prefix(weights)
     stem = stem_of(backbone)
     if stem is None:
         return None
-    stages = {key.split('.')[1] for key in backbone if key.startswith('stages.')}
+    keys = tuple(f'{family.stages_key}.' for family in FAMILIES)
+    stages = {key.split('.')[1] for key in backbone if key.startswith(keys)}
     name, likeness = closest_arch(backbone, stem.size(1), len(stages))
-    return f'RecNeXt-{name.upper()}' if likeness >= ALIKE else None
+    if likeness < ALIKE:
+        return None
+    return f'MLLA {name}' if is_mlla(name) else f'RecNeXt-{name.upper()}'
 
 
 def _differences(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:

@@ -144,6 +144,10 @@ def find_split(data_root: str, split: str) -> Path | None:
     return found[split]
 
 
+ROUND = 256
+"""Multiples of so many pictures make an epoch, if there are as many."""
+
+
 @DATA_SAMPLERS.register_module()
 class RepeatedAugmentation(RepeatAugSampler):
     """Draws each picture several times in a row, dealt out to the processes in turn.
@@ -159,6 +163,8 @@ class RepeatedAugmentation(RepeatAugSampler):
 
     def __init__(self, dataset: Dataset, seed: int | None = None, **options: Any):
         rank, processes = get_dist_info()
+        if len(dataset) < ROUND:  # type: ignore[arg-type]
+            options.setdefault('selected_round', 0)  # older timm rounds them to none
         super().__init__(dataset, processes, rank, **options)
 
 

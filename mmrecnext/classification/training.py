@@ -12,16 +12,15 @@ from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.registry import DATASETS, HOOKS, METRICS, RUNNERS
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
-from timm.models import create_model, is_model, list_models
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmrecnext.archs import ARCHS
+from mmrecnext.archs import ARCHS, is_mlla
 from mmrecnext.checkpoint import read_checkpoint
 from mmrecnext.checkpoint.weights import AVERAGED
 from mmrecnext.classification import mistakes, recipe  # noqa: F401  registered thus
-from mmrecnext.classification.loading import load_with_new_heads
+from mmrecnext.classification.loading import load_with_new_heads, make_classifier
 from mmrecnext.classification.registration import chosen_weights
 from mmrecnext.engine.runner import Runner
 from mmrecnext.errors import (
@@ -30,35 +29,13 @@ from mmrecnext.errors import (
     OptionError,
     brief,
     check_option,
-    did_you_mean,
 )
-from mmrecnext.models.classifier import RecNeXtClassifier
 from mmrecnext.registry import MODELS
 
 AVERAGE = AVERAGED[0]
 """Under which name a checkpoint holds averaged weights."""
 
 KINDS = ('hard', 'soft')
-
-
-def make_classifier(arch: str | Mapping[str, Any], **options: Any) -> nn.Module:
-    """Build a classifier.
-
-    Args:
-        arch: a RecNeXt, by its name in ``ARCHS`` or by a dict that changes one; or the
-            name of any other model of timm's.
-        options: of the model.
-
-    Raises:
-        OptionError: for an unknown name.
-    """
-    if not isinstance(arch, str):
-        return RecNeXtClassifier(arch, **options)
-    name = f'recnext_{arch}' if arch in ARCHS else arch
-    if ':' not in name and not is_model(name):
-        hint = did_you_mean(arch, [*ARCHS, *list_models()])
-        raise OptionError(f'neither RecNeXt nor timm has a model {arch!r}; {hint}')
-    return create_model(name, **options)
 
 
 class Teacher(nn.Module):
@@ -133,7 +110,7 @@ class ImageClassifier(BaseModel):
     nothing beside it.
 
     Args:
-        arch: see :func:`make_classifier`.
+        arch: see :func:`~mmrecnext.classification.loading.make_classifier`.
         num_classes: classes of the data.
         mixup: options of timm's ``Mixup``, which also smooths labels.
         teacher: options of :class:`Teacher`; only a RecNeXt learns from one, by a head
@@ -159,7 +136,8 @@ class ImageClassifier(BaseModel):
     ):
         super().__init__(data_preprocessor)
         if teacher is not None:
-            if isinstance(arch, str) and arch.removeprefix('recnext_') not in ARCHS:
+            is_known = isinstance(arch, str) and arch.removeprefix('recnext_') in ARCHS
+            if not is_known and (isinstance(arch, str) or is_mlla(arch)):
                 raise OptionError(
                     f'model.teacher: {arch} has no head that learns from a teacher; '
                     'a RecNeXt has'

@@ -219,7 +219,7 @@ def _check_framework(cfg: Config, name: str | Path, classifiers: bool) -> None:
     if scope not in FRAMEWORKS:
         hint = ''
         if scope == NO_FRAMEWORK:
-            hint = '; classifiers are for train.py and eval_imagenet.py'
+            hint = '; those of classifiers are for train, eval_imagenet, publish'
         raise ConfigError(
             f'{name} is a config for {scope or "no framework"} (its `default_scope`); '
             f'this tool runs configs for {names_of()}{hint}'

@@ -80,14 +80,18 @@ def pipeline_reader(cfg: Config) -> Reader:
     return read
 
 
-def crop_reader(size: tuple[int, int] | None) -> Reader:
-    """Return what reads the middle of pictures, as published models are tested.
+def crop_reader(
+    size: tuple[int, int] | None, side: int = INPUT_SIDE, short_side: int = SHORT_SIDE
+) -> Reader:
+    """Return what reads the middle of pictures, as classifiers are tested.
 
     Args:
-        size: height and width that are left; None for the published ones.
+        size: height and width that are left; None for what the model is made for.
+        side: of the squares that it is made for, in pixels.
+        short_side: of the pictures that these are cut out of, in pixels.
     """
-    height, width = size or (INPUT_SIDE, INPUT_SIDE)
-    short = round(max(height, width) * SHORT_SIDE / INPUT_SIDE)
+    height, width = size or (side, side)
+    short = round(max(height, width) * short_side / side)
     bicubic = transforms.InterpolationMode.BICUBIC
 
     def read(file: Path) -> Tensor:

@@ -17,10 +17,12 @@ from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import type_of
 from mmrecnext.engine.data import leaf_datasets, tested_dataset
 from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.engine.named import named
 from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.export.heads import subject_maker
 from mmrecnext.export.images import preparation_of
 from mmrecnext.export.subjects import Subject, backbone_subject
+from mmrecnext.models.classifier import backbone_class
 from mmrecnext.models.recnext import RecNeXt
 from mmrecnext.pretrained import get_pretrained
 
@@ -43,22 +45,29 @@ def published_backbone(
     deploy: bool = True,
     original: Callable[[RecNeXt], nn.Module] | None = None,
 ) -> Subject:
-    """Return the backbone of a published model.
+    """Return the backbone of a model by its name.
 
     Args:
-        name: such as ``recnext_m3`` or ``recnext_m3.base_300e_in1k``.
+        name: such as ``recnext_m3`` or ``recnext_m3.base_300e_in1k``; with a checkpoint
+            whatever :func:`~mmrecnext.engine.named.named` takes.
         checkpoint: its weights, in any form; by default the published ones.
         deploy: whether to merge batch norms.
         original: makes the original computation of it, which is then exported.
 
     Raises:
-        OptionError: for an unknown name.
+        OptionError: for an unknown name, one without published weights, or the original
+            of what is no published RecNeXt.
         CheckpointError: for weights of another model.
     """
-    published = get_pretrained(name)
-    checkpoint = checkpoint or published.url
+    if original or checkpoint is None:
+        published = get_pretrained(name)
+        arch: Any = published.arch
+        checkpoint = checkpoint or published.url
+    else:
+        arch = named(name).arch
     weights = backbone_weights(read_checkpoint(checkpoint, 'cpu'))
-    backbone = with_weights(RecNeXt(published.arch), weights, checkpoint)
+    backbone: Any = backbone_class(arch)(arch)
+    with_weights(backbone, backbone.own_weights(weights), checkpoint)
     about = source(name, checkpoint)
     if original:
         own = original(backbone)

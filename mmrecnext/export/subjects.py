@@ -21,20 +21,9 @@ from mmrecnext.export.proof import (
     compare_label_maps,
     compare_values,
 )
-from mmrecnext.models.classifier import RecNeXtClassifier
+from mmrecnext.models.classifier import Classifier
 from mmrecnext.models.fusion import switch_to_deploy
 from mmrecnext.pretrained import INPUT_SIDE, INTERPOLATION, SHORT_SIDE
-
-CLASSIFIER_RESIZE = [
-    dict(
-        type='Resize',
-        short_side=SHORT_SIDE,
-        keep_ratio=True,
-        interpolation=INTERPOLATION,
-    ),
-    dict(type='CenterCrop', size=[INPUT_SIDE, INPUT_SIDE]),
-]
-"""How the pictures of the published classifiers get their size."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +54,19 @@ class Subject:
 
 
 def classifier_subject(
-    model: RecNeXtClassifier, deploy: bool = True, **about: Any
+    model: Classifier,
+    deploy: bool = True,
+    side: int = INPUT_SIDE,
+    short_side: int = SHORT_SIDE,
+    **about: Any,
 ) -> Subject:
     """Return a classifier, from RGB pictures to ``logits``, ``[N, classes]``.
 
     Args:
         model: in inference, its weights loaded.
         deploy: whether to merge its batch norms, in a copy.
+        side: of the squares that it is made for, in pixels.
+        short_side: of the pictures that these are cut out of, in pixels.
         about: what the file is to tell besides.
 
     Raises:
@@ -82,7 +77,16 @@ def classifier_subject(
             'a classifier is exported with a head and for pictures of 3 channels, not '
             f'{model.num_classes} classes of {model.in_chans} channels'
         )
-    about = dict(classes=classes_of(model), resize=CLASSIFIER_RESIZE, **about)
+    resize = [
+        dict(
+            type='Resize',
+            short_side=short_side,
+            keep_ratio=True,
+            interpolation=INTERPOLATION,
+        ),
+        dict(type='CenterCrop', size=[side, side]),
+    ]
+    about = dict(classes=classes_of(model), resize=resize, **about)
     prepare = Images(IMAGENET)
     return Subject(
         network=WholeClassifier(exportable(model, deploy), IMAGENET).eval(),
@@ -93,7 +97,7 @@ def classifier_subject(
     )
 
 
-def classes_of(model: RecNeXtClassifier) -> list[str]:
+def classes_of(model: Classifier) -> list[str]:
     """Return the names of the classes: of ImageNet where it has as many, or numbers."""
     from timm.data import ImageNetInfo
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmrecnext.archs import MOST_BLOCKS
+from mmrecnext.archs import MOST_BLOCKS, is_mlla
 from mmrecnext.compat import timm_feature_indices
 from mmrecnext.errors import OptionError, check_flag, check_option, is_integer
 from mmrecnext.models.backbone import Backbone
@@ -404,3 +404,13 @@ class MLLAClassifier(Classifier, MLLA):
         ]
         stem = r'^patch_embed'
         return dict(stem=stem, blocks=r'^layers\.(\d+)' if coarse else block)
+
+
+def classifier_class(arch: str | Mapping[str, Any]) -> type[Classifier]:
+    """Return which classifier is built of an arch, by its name or settings."""
+    return MLLAClassifier if is_mlla(arch) else RecNeXtClassifier
+
+
+def backbone_class(arch: str | Mapping[str, Any]) -> type[Backbone]:
+    """Return which backbone is built of an arch, by its name or settings."""
+    return MLLA if is_mlla(arch) else RecNeXt

@@ -79,6 +79,9 @@ class DoublingConv(nn.ConvTranspose2d):
             kernel_size + 1,
             stride=2,
             padding=kernel_size // 2,
+            # There is always something to crop: a graph would else be of even sizes, or
+            # of odd ones, as its example was.
+            output_padding=1,
             groups=min(in_channels, out_channels),
             bias=False,
         )

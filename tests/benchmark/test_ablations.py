@@ -10,7 +10,7 @@ from mmrecnext.benchmark.ablations import (
     ablation_rows,
     config_of,
     measure_ablations,
-    settings_of_ablation,
+    named_ablation,
 )
 from mmrecnext.engine.configs import read_config
 from mmrecnext.errors import OptionError
@@ -38,7 +38,7 @@ def test_every_ablation_has_a_config():
 def test_parameters_are_those_of_the_log(name):
     known = ABLATIONS[name]
     with torch.device('meta'):
-        model = RecNeXtClassifier(settings_of_ablation(name)[0]).eval()
+        model = RecNeXtClassifier(named_ablation(name).arch).eval()
     assert parameters(model) == known.train_params
 
     # The figure counts the published fused form, of the operator that the name tells.

@@ -1,7 +1,7 @@
 """Small trainings of a classifier, on toy pictures.
 
-``python -m tests.classification.helpers DATA WORK_DIR STEP`` begins one, which is killed
-before a step.
+``python -m tests.classification.helpers DATA WORK_DIR STEP`` begins one, which is
+killed before a step.
 """
 
 import os

@@ -163,7 +163,7 @@ def test_inference_form(mixer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('mixer', ['baseline', 'recattn_rope'])
+@pytest.mark.parametrize('mixer', ['baseline', 'recattn_rope', 'recconv_transposed'])
 @torch.no_grad()
 def test_traces_suit_any_size(mixer):
     """Of ``torch.jit`` and of ``torch.export``, made with an image of another size."""
