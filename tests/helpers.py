@@ -142,6 +142,18 @@ def randomise(model):
     return model.eval()
 
 
+def compiled_and_graphs(model):
+    """Compile a model whole, for any size; return it and the list of its graphs."""
+    torch.compiler.reset()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    return torch.compile(model, fullgraph=True, dynamic=True, backend=backend), graphs
+
+
 # One of each kind of block: as deep as a test needs, and quick.
 TINY = dict(base='m0', dims=(8, 16, 32, 64), depths=(1, 1, 1, 1))
 

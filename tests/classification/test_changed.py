@@ -116,14 +116,19 @@ def test_evaluation_prepares_pictures_as_the_model_takes_them():
 
 
 @pytest.mark.slow
-@every_arch
-def test_export(arch, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ('arch', 'options', 'told'),
+    [
+        (dict(MLLA, base='nano_recconv_transposed'), (), 'logits, verified'),
+        (RECNEXT, ('--backbone',), 'c1, c2, c3, c4, verified'),
+    ],
+    ids=['mlla', 'recnext'],
+)
+def test_export(arch, options, told, tmp_path, monkeypatch, capsys):
     _, checkpoint = saved(arch, tmp_path)
-    out = ('--out', tmp_path / 'x.onnx')
-    run('export', monkeypatch, arch, checkpoint, *out, '--size', 64)
-    assert 'logits, verified' in capsys.readouterr().out
-    run('export', monkeypatch, arch, checkpoint, *out, '--backbone')
-    assert 'c1, c2, c3, c4, verified' in capsys.readouterr().out
+    out = ('--out', tmp_path / 'x.pt2', '--format', 'pt2')
+    run('export', monkeypatch, arch, checkpoint, *out, *options)
+    assert told in capsys.readouterr().out
 
 
 def test_benchmark_knows_an_mlla():
@@ -157,5 +162,6 @@ def test_what_needs_weights_says_so(tmp_path, monkeypatch):
     out = ('--out', tmp_path / 'x.onnx')
     with pytest.raises(OptionError, match='no weights are published as'):
         run('export', monkeypatch, 'mlla_nano_recattn', *out)
+    _, checkpoint = saved(RECNEXT, tmp_path)
     with pytest.raises(ConfigError, match='those of classifiers are for train'):
-        run('export', monkeypatch, 'recnext_m3_finetune.py', 'x.pth', *out)
+        run('export', monkeypatch, 'recnext_m3_finetune.py', checkpoint, *out)

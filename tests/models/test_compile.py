@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmrecnext import RecNeXt
-from tests.helpers import SERIES
+from tests.helpers import SERIES, compiled_and_graphs
 
 pytestmark = pytest.mark.slow
 
@@ -15,14 +15,7 @@ def test_one_graph_for_every_size(series):
     """The whole backbone compiles, and once for all sizes of an image."""
     model = RecNeXt(SERIES[series])
     model.switch_to_deploy()
-    torch.compiler.reset()
-    graphs = []
-
-    def count(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=count)
+    compiled, graphs = compiled_and_graphs(model)
     for size in SIZES:
         maps = compiled(torch.zeros(1, 3, *size))
         assert [tuple(x.shape[2:]) for x in maps] == [

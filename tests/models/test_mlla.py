@@ -20,7 +20,14 @@ from mmrecnext.models.fusion import count_norms
 from mmrecnext.models.mlla import RoPE, drop_path_rates
 from mmrecnext.ops.attention import attend
 from mmrecnext.pretrained import MLLA_FIGURES
-from tests.helpers import DATA, ROOT, golden_input, golden_tensor, randomise
+from tests.helpers import (
+    DATA,
+    ROOT,
+    compiled_and_graphs,
+    golden_input,
+    golden_tensor,
+    randomise,
+)
 
 GOLDEN = json.loads((DATA / 'mlla.json').read_text())
 SIZES = [(65, 97), (33, 31), (1, 40)]
@@ -182,14 +189,7 @@ def test_traces_suit_any_size(mixer):
 @torch.no_grad()
 def test_one_graph_for_every_size():
     model = small('recattn_rope').eval()
-    torch.compiler.reset()
-    graphs = []
-
-    def count(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=count)
+    compiled, graphs = compiled_and_graphs(model)
     for size in ((160, 224), (129, 161), (192, 192)):
         x = image(*size).float()
         for own, y in zip(compiled(x), model(x), strict=True):
@@ -319,36 +319,12 @@ def test_table_of_the_docs():
         ]
 
 
-def network(name, mixer):
-    """The network of a config, with another mixer, in training."""
-    cfg = load_config(str(ROOT / f'configs/mlla/{name}_mlla_nano_recattn_shapes.py'))
-    cfg.model.backbone.arch = f'nano_{mixer}'
-    return build_network(cfg.model, cfg.default_scope).train()
-
-
-def assert_trains(model, inputs, samples):
-    data = model.data_preprocessor(dict(inputs=inputs, data_samples=samples), True)
-    losses = model.forward(**data, mode='loss')
-    loss, _ = model.parse_losses(losses)
-    assert loss.isfinite()
-    loss.backward()
-    for name, parameter in model.backbone.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-    stem = model.backbone.patch_embed.conv1.conv.weight
-    before = stem.clone()
-    torch.optim.SGD(model.parameters(), lr=0.01).step()
-    assert not torch.equal(stem, before)
-
-
-@every_mixer
-def test_mask_rcnn_trains(mixer):
+def detected():
+    """An object for a detector to find."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
 
-    torch.manual_seed(0)
-    model = network('mask_rcnn', mixer)
-    inputs = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8) for _ in range(2)]
     sample = DetDataSample(metainfo=dict(img_shape=(64, 96), scale_factor=(1.0, 1.0)))
     masks = torch.zeros(1, 64, 96, dtype=torch.uint8)
     masks[:, 10:50, 20:70] = 1
@@ -357,17 +333,35 @@ def test_mask_rcnn_trains(mixer):
         labels=torch.tensor([1]),
         masks=BitmapMasks(masks.numpy(), 64, 96),
     )
-    assert_trains(model, inputs, [sample, copy.deepcopy(sample)])
+    return sample
 
 
-@every_mixer
-def test_semantic_fpn_trains(mixer):
+def segmented():
+    """Pixels for a segmentor to tell apart."""
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 
-    torch.manual_seed(0)
-    model = network('sem_fpn', mixer)
-    inputs = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8) for _ in range(2)]
     sample = SegDataSample(metainfo=dict(img_shape=(64, 96), ori_shape=(64, 96)))
     sample.gt_sem_seg = PixelData(data=torch.randint(0, 6, (1, 64, 96)))
-    assert_trains(model, inputs, [sample, copy.deepcopy(sample)])
+    return sample
+
+
+@pytest.mark.parametrize('kind', ['mask_rcnn', 'sem_fpn'])
+@every_mixer
+def test_a_network_trains(kind, mixer):
+    torch.manual_seed(0)
+    cfg = load_config(str(ROOT / f'configs/mlla/{kind}_mlla_nano_recattn_shapes.py'))
+    cfg.model.backbone.arch = dict(base=f'nano_{mixer}', depths=(1, 1, 1, 1))
+    model = build_network(cfg.model, cfg.default_scope).train()
+    samples = [{'mask_rcnn': detected, 'sem_fpn': segmented}[kind]() for _ in range(2)]
+    inputs = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8) for _ in samples]
+    data = model.data_preprocessor(dict(inputs=inputs, data_samples=samples), True)
+    loss, _ = model.parse_losses(model.forward(**data, mode='loss'))
+    assert loss.isfinite()
+    loss.backward()
+    for name, parameter in model.backbone.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    stem = model.backbone.patch_embed.conv1.conv.weight
+    before = stem.clone()
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    assert not torch.equal(stem, before)

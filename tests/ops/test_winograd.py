@@ -15,6 +15,7 @@ from mmrecnext.ops.winograd import (
     transform,
     weight_gradient,
 )
+from tests.helpers import compiled_and_graphs
 
 
 def largest(found, expected):
@@ -179,15 +180,8 @@ class TestLayer:
 
     @pytest.mark.slow
     def test_stays_in_graphs_of_all_sizes(self, fast):
-        graphs = []
-
-        def count(graph, inputs):
-            graphs.append(graph)
-            return graph
-
-        torch.compiler.reset()
         model = nn.Sequential(Conv3x3(layer()), nn.ReLU(), Conv3x3(layer(bias=False)))
-        whole = torch.compile(model, backend=count, fullgraph=True, dynamic=True)
+        whole, graphs = compiled_and_graphs(model)
         for size in [(20, 24), (17, 22), (6, 5)]:
             x = torch.randn(2, 128, *size).to(memory_format=torch.channels_last)
             assert largest(whole(x), model(x)) < 1e-5
