@@ -31,6 +31,8 @@ from tests.helpers import ROOT, SERVER, TINY
 
 STEPS = 5  # of an epoch: 40 pictures in batches of 8
 MIXUP = dict(mixup_alpha=0.8, cutmix_alpha=1.0)
+EPOCH = {'train_cfg.max_epochs': 1, 'train_cfg.val_begin': 2}
+"""One epoch, and nothing evaluated."""
 
 
 @pytest.fixture(scope='module')
@@ -140,7 +142,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not(toy, trained, tmp_path):
 
 @pytest.mark.parametrize('file', [BASE, DISTILLED], ids=['base', 'distilled'])
 def test_mixed_precision(file, toy, trained, teacher, tmp_path):
-    options = {'train_cfg.max_epochs': 1}
+    options = dict(EPOCH)
     if file == DISTILLED:
         options |= {f'model.teacher.{k}': v for k, v in teacher[0].items()}
     runner, losses = train(toy, tmp_path, file, amp=True, **options)
@@ -165,9 +167,7 @@ def test_a_checkpoint_begins_a_detector(trained):
 def test_a_teacher_is_neither_trained_nor_saved(toy, teacher, tmp_path):
     teacher, wanted = teacher
     options = {f'model.teacher.{k}': v for k, v in teacher.items()}
-    runner, losses = train(
-        toy, tmp_path, DISTILLED, **options, **{'train_cfg.max_epochs': 1}
-    )
+    runner, losses = train(toy, tmp_path, DISTILLED, **options, **EPOCH)
     assert len(losses) == STEPS
     checkpoint = saved(tmp_path, 1)
     own = RecNeXtClassifier(TINY, num_classes=20).state_dict()
@@ -257,8 +257,8 @@ def test_other_tools_say_which_ones_are_for_classifiers():
 
 
 def test_a_schedule_of_another_length_is_told(toy, tmp_path):
-    options = {'train_cfg.max_epochs': 1, 'param_scheduler.epochs': 300}
-    runner, _ = train(toy, tmp_path, **options)
+    options = {'param_scheduler.epochs': 300, 'train_dataloader.batch_size': 40}
+    runner, _ = train(toy, tmp_path, **EPOCH, **options)
     (log,) = tmp_path.glob('*/*.log')
     assert 'The learning rate is for 300 epochs' in log.read_text()
     # Epoch 0 is at the rate that the warm-up begins with, whatever the length.

@@ -1,6 +1,8 @@
-"""Toy pictures of 20 classes: ``python -m tests.classification.toy FOLDER [NUMBER]``.
+"""Toy pictures of 20 classes.
 
-A class is a colour and a pattern; its width, its place, and tones are drawn.
+``python -m tests.classification.toy FOLDER [NUMBER [SEED]]`` draws so many of each to
+train on, and a fifth of them to hold out. A class is a colour and a pattern; its width,
+its place, and tones are drawn.
 """
 
 import sys
@@ -39,9 +41,11 @@ def draw(name: str, random: np.random.Generator, size: int = 64) -> Image.Image:
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
-def make_toy(folder, per_class: int = 2, splits=('train', 'val'), size: int = 64):
+def make_toy(
+    folder, per_class: int = 2, seed: int = 0, splits=('train', 'val'), size: int = 64
+):
     """Write pictures of each class into folders of classes, below those of splits."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for split in splits:
         for name in CLASSES:
             place = Path(folder) / split / name
