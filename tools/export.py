@@ -247,11 +247,9 @@ def choose(args: argparse.Namespace) -> Subject:
     from mmrecnext.classification import load_classifier  # here: it needs timm
 
     checkpoint = args.checkpoint or get_pretrained(args.model).url
-    model = load_classifier(args.model, checkpoint)
-    sizes = named(args.model)
-    return classifier_subject(
-        model, deploy, sizes.side, sizes.short_side, **source(args.model, checkpoint)
-    )
+    model, size = load_classifier(args.model, checkpoint), named(args.model)
+    about = source(args.model, checkpoint)
+    return classifier_subject(model, deploy, size.side, size.short_side, **about)
 
 
 if __name__ == '__main__':

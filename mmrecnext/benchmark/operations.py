@@ -70,7 +70,8 @@ def named_cost(name: str, size: tuple[int, int] | None = None) -> Cost:
     """Count what a classifier takes, or the network of a config.
 
     Args:
-        name: see :func:`~mmrecnext.engine.named.named`; or the config of a framework's model.
+        name: see :func:`~mmrecnext.engine.named.named`; or the config of a model of a
+            framework.
         size: height and width of the image, by default those it was made for.
 
     Raises:
