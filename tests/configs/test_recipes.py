@@ -28,7 +28,7 @@ FILES = {
     str(file.relative_to(FOLDER)): file
     for file in FOLDER.rglob('*.py')
     # Without those of classifiers, of another backbone, of other frameworks.
-    if not {'imagenet', 'mlla', 'pose', 'cls'} & {*file.parts}
+    if not {'imagenet', 'mlla', 'pose', 'cls', 'yolo', 'det3d'} & {*file.parts}
 }
 NAME = re.compile(
     r'(?:(?P<folder>\w+)/)?(?P<model>mask_rcnn|retinanet|sem_fpn)_recnext_(?P<arch>\w+)_'
