@@ -150,7 +150,11 @@ FRAMEWORKS = {
             name='MMYOLO',
             job='detection by MMYOLO',
             extra='yolo',
-            requirements=('mmyolo>=0.6.0,<0.7.0', 'mmdet>=3.1.0,<3.4.0'),
+            requirements=(
+                'mmyolo>=0.6.0,<0.7.0',
+                'mmdet>=3.1.0,<3.4.0',
+                'albumentations',  # of nearly all training pipelines
+            ),
             mmcv='>=2.0.0,<2.1.0',
             fitter='yolo',
             heads=('bbox_head',),
@@ -177,7 +181,7 @@ FRAMEWORKS = {
             ),
             fitter='3d detection',
             heads=('bbox_head',),
-            predicts='instances',
+            predicts='boxes in space',
             visualizer='Det3DLocalVisualizer',
             image_size=(900, 1600),
         ),

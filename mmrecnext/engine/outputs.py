@@ -6,7 +6,7 @@ The functions set a config up for it; the hooks write something of each picture.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import mmcv
@@ -104,6 +104,13 @@ def output_names(paths: Iterable[str]) -> dict[str, Path]:
     return dict(zip(names, stems, strict=True))
 
 
+def picture_of(sample: Mapping) -> str:
+    """Return the path of the picture of a sample, which may stand by its camera."""
+    cameras = sample.get('images') or {}
+    found: str = next(iter(cameras.values()), sample)['img_path']
+    return found
+
+
 class OutputHook(Hook):
     """Writes something of each picture of a test.
 
@@ -118,7 +125,7 @@ class OutputHook(Hook):
         """Name the files."""
         dataset = runner.test_dataloader.dataset
         self.names = output_names(
-            dataset.get_data_info(i)['img_path'] for i in range(len(dataset))
+            picture_of(dataset.get_data_info(i)) for i in range(len(dataset))
         )
 
     def after_test_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=()):

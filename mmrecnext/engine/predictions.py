@@ -32,11 +32,14 @@ class Predictions:
             are saved in; an empty one is a folder.
         saved (str): what ``--out`` takes, for a sentence.
         scored (bool): whether those below a score are left out of pictures.
+        beside (str): what a model takes beside a picture, where a picture alone does
+            not do.
     """
 
     files: tuple[str, ...] = ()
     saved = 'predictions are saved in a file *.pkl'
     scored = False
+    beside = ''
 
     def __init__(self, meta: Mapping[str, Any]):
         self.meta = meta
@@ -307,7 +310,29 @@ class Classes(Predictions):
         visualizer.visualize_cls(picture, sample, self.meta['classes'], **options)
 
 
+class BoxesInSpace(Predictions):
+    """Boxes in the space before a camera, with scores; or boxes in a picture."""
+
+    scored = True
+    beside = 'the calibration of its camera'
+
+    def draw(
+        self,
+        visualizer: Visualizer,
+        name: str,
+        picture: np.ndarray,
+        sample: BaseDataElement,
+        score_thr: float,
+        **options: Any,
+    ) -> None:
+        """Draw the boxes as the camera sees them; see :class:`Predictions`."""
+        visualizer.dataset_meta = dict(self.meta)
+        options['pred_score_thr'] = score_thr
+        visualizer.add_datasample(name, dict(img=picture), sample, **options)
+
+
 PREDICTIONS = {
+    'boxes in space': BoxesInSpace,
     'instances': Instances,
     'rotated instances': RotatedInstances,
     'label map': LabelMap,

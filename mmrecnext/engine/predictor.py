@@ -54,7 +54,7 @@ class Predictor:
 
     Raises:
         ConfigError: for a config without test data, or class names, or for fp16 on a
-            CPU.
+            CPU; or for a model that takes more than a picture.
         CheckpointError: for weights that do not fit.
     """
 
@@ -67,6 +67,12 @@ class Predictor:
         deploy: bool = False,
         dtype: str = 'fp32',
     ):
+        kind = kind_of(cfg.default_scope)
+        if kind.beside:
+            raise ConfigError(
+                f'{framework_of(cfg).name} takes a picture and {kind.beside}: '
+                'tools/test.py has both, and draws with --show-dir'
+            )
         init_default_scope(cfg.default_scope)
         dataset = tested_dataset(cfg, PREPARES)
         self.load, self.prepare = split_pipeline(dataset.get('pipeline') or ())
@@ -75,7 +81,6 @@ class Predictor:
         model = build_network(whole_model(cfg), cfg.default_scope)
         saved = load_network(model, checkpoint) if checkpoint else {}
         self.model: Any = model.to(device).eval()
-        kind = kind_of(cfg.default_scope)
         self.meta = kind.read_meta(saved.get('meta') or {}, dataset, model)
         self.kind = kind(self.meta)
         self.classes = self.meta['classes']

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,6 +89,20 @@ class PrecisionHook(Hook):
     def before_test(self, runner: MMEngineRunner):
         """Lower the precision of the network."""
         infer_in(runner.model, self.dtype)
+
+
+def without_scope(collate: Any) -> Any:
+    """Return the config of a function, with the scope of its file in its name.
+
+    MMEngine would pass that on to the function.
+    """
+    if not isinstance(collate, Mapping) or '_scope_' not in collate:
+        return collate
+    options = {k: v for k, v in collate.items() if k != '_scope_'}
+    kind = options['type']
+    if isinstance(kind, str) and '.' not in kind:
+        options['type'] = f'{collate["_scope_"]}.{kind}'
+    return options
 
 
 class ValuesHook(Hook):
@@ -209,6 +225,9 @@ class Runner(MMEngineRunner):
         """
         if isinstance(dataloader, dict) and isinstance(dataloader['dataset'], dict):
             check_class_names(dataloader['dataset'])
+        if isinstance(dataloader, dict) and 'collate_fn' in dataloader:
+            collate = without_scope(dataloader['collate_fn'])
+            dataloader = {**dataloader, 'collate_fn': collate}
         try:
             loader = MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
         except (TypeError, ValueError) as error:

@@ -20,7 +20,7 @@ CLASSES = ('circle', 'square', 'triangle', 'star', 'cross')
 
 
 def fitted(name, shapes):
-    """A config on the shapes, with pictures of ``SIDE`` pixels and no random weights."""
+    """A config on the shapes, with pictures of ``SIDE`` pixels, from random weights."""
     cfg = load_config(str(FILES[name]))
     cfg.model.backbone.init_cfg = None
     for node in nodes(cfg._cfg_dict):
@@ -75,7 +75,9 @@ def test_the_tools_train_test_and_draw(shapes, tmp_path):
     assert json.loads((tmp_path / 'found.bbox.json').read_text())
     options = ['--out-dir', tmp_path / 'drawn', '--score-thr', '0']
     pictures = shapes / 'val2017'
-    check(run_tool('tools/infer.py', tmp_path / 'yolo.py', checkpoint, pictures, *options))
+    check(
+        run_tool('tools/infer.py', tmp_path / 'yolo.py', checkpoint, pictures, *options)
+    )
     for file in pictures.iterdir():
         drawn = cv2.imread(str(tmp_path / 'drawn' / f'{file.stem}.png'))
         assert drawn.shape == cv2.imread(str(file)).shape
