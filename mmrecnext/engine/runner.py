@@ -92,17 +92,13 @@ class PrecisionHook(Hook):
 
 
 def without_scope(collate: Any) -> Any:
-    """Return the config of a function, with the scope of its file in its name.
+    """Return the config of a function without the scope of the file that it is from.
 
     MMEngine would pass that on to the function.
     """
-    if not isinstance(collate, Mapping) or '_scope_' not in collate:
+    if not isinstance(collate, Mapping):
         return collate
-    options = {k: v for k, v in collate.items() if k != '_scope_'}
-    kind = options['type']
-    if isinstance(kind, str) and '.' not in kind:
-        options['type'] = f'{collate["_scope_"]}.{kind}'
-    return options
+    return {k: v for k, v in collate.items() if k != '_scope_'}
 
 
 class ValuesHook(Hook):
