@@ -53,7 +53,8 @@ def load_classifier(
     """
     if checkpoint is None:
         published = get_pretrained(name)
-        arch, checkpoint = published.arch, published.url
+        checkpoint = published.url
+        arch: str | Mapping[str, Any] = published.arch
     else:
         arch = named(name).arch
     weights = chosen_weights(read_checkpoint(checkpoint, 'cpu'), averaged)

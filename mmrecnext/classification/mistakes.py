@@ -84,8 +84,8 @@ class MistakesHook(Hook):
             return
         folder = Path(runner.work_dir)
         classes = dataset.metainfo['classes']
-        table = draw_confusion(count(seen, len(classes)), classes)
-        table.savefig(folder / 'confusion.png')
+        figure = draw_confusion(count(seen, len(classes)), classes)
+        figure.savefig(folder / 'confusion.png')
         wrong = [i for i, one in enumerate(seen) if one.label != one.predicted]
         wrong.sort(key=lambda i: seen[i].likelihood)
         with open(folder / 'mistakes.csv', 'w', newline='', encoding='utf-8') as file:

@@ -127,7 +127,7 @@ class Predictions:
 class Instances(Predictions):
     """Boxes with scores, and masks; or a panoptic map."""
 
-    files = ('.json',)
+    files: tuple[str, ...] = ('.json',)
     saved = 'detections are saved in a file *.pkl, or *.json as of COCO'
     scored = True
 

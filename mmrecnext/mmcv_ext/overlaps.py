@@ -40,7 +40,7 @@ def bbox_overlaps(
 
 def _overlap(a: Tensor, b: Tensor, mode: int, offset: int) -> Tensor:
     """Overlaps of (..., 4) boxes, which are broadcast."""
-    shared, area_a, area_b = 1, 1, 1
+    shared = area_a = area_b = a.new_ones(())
     for low, high in ((0, 2), (1, 3)):
         last = torch.minimum(a[..., high], b[..., high])
         first = torch.maximum(a[..., low], b[..., low])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -406,11 +406,11 @@ class MLLAClassifier(Classifier, MLLA):
         return dict(stem=stem, blocks=r'^layers\.(\d+)' if coarse else block)
 
 
-def classifier_class(arch: str | Mapping[str, Any]) -> type[Classifier]:
+def classifier_class(arch: str | Mapping[str, Any]) -> Callable[..., Classifier]:
     """Return which classifier is built of an arch, by its name or settings."""
     return MLLAClassifier if is_mlla(arch) else RecNeXtClassifier
 
 
-def backbone_class(arch: str | Mapping[str, Any]) -> type[Backbone]:
+def backbone_class(arch: str | Mapping[str, Any]) -> Callable[..., Backbone]:
     """Return which backbone is built of an arch, by its name or settings."""
     return MLLA if is_mlla(arch) else RecNeXt

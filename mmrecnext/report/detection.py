@@ -63,11 +63,8 @@ def overlaps(
     if not (found and truth):
         return np.zeros((len(found), len(truth)))
     crowds = [int(x.ignored) for x in truth]
-    if masks:
-        sides = [x.mask for x in found], [x.mask for x in truth]
-    else:
-        sides = [to_xywh(x.box) for x in found], [to_xywh(x.box) for x in truth]
-    return np.asarray(coco_mask.iou(*sides, crowds))
+    regions = [[x.mask if masks else to_xywh(x.box) for x in s] for s in (found, truth)]
+    return np.asarray(coco_mask.iou(*regions, crowds))
 
 
 def to_xywh(box: Sequence[float]) -> list[float]:
@@ -223,7 +220,9 @@ def measure(evaluation: Evaluation, kind: str) -> Precision:
         kind: ``bbox`` or ``segm``.
     """
     count = len(evaluation.classes)
-    images, annotations, results = [], [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for number, picture in enumerate(evaluation.pictures, 1):
         height, width = picture.size
         images.append({'id': number, 'height': height, 'width': width})

@@ -78,8 +78,9 @@ def swap_backbone(
     init_cfg = initialisation(arch, pretrained)
     if not isinstance(cfg, Config | Mapping | str | Path):
         raise ConfigError(f'cfg is a config, or the name or path of one, got {cfg!r}')
-    numbers = strides if is_seq_of(strides, int) else ()
-    if strides is not None and min(numbers, default=0) <= 0:
+    if strides is not None and not (
+        is_seq_of(strides, int) and min(strides, default=0) > 0
+    ):
         raise OptionError(f'strides are positive integers, got {strides!r}')
     if isinstance(cfg, str | Path):
         cfg = read_config(cfg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -113,6 +113,14 @@ def recconv_fields(
     ]
 
 
+class Last(nn.Module):
+    """Takes the last of several maps."""
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return it."""
+        return maps[-1]
+
+
 def model_fields(models: Mapping[str, nn.Module], size: int = 224) -> list[Field]:
     """Measure the last stage of backbones.
 
@@ -122,8 +130,8 @@ def model_fields(models: Mapping[str, nn.Module], size: int = 224) -> list[Field
     """
     fields = []
     for name, model in models.items():
-        model.eval().requires_grad_(False)
-        fields.append(Field(name, influence(lambda x, m=model: m(x)[-1], 3, size)))
+        last = nn.Sequential(model, Last()).eval().requires_grad_(False)
+        fields.append(Field(name, influence(last, 3, size)))
     return fields
 
 
@@ -139,7 +147,7 @@ def draw_fields(rows: Mapping[str, Sequence[Field]]) -> Figure:
     columns = max(map(len, rows.values()))
     figure = new_figure(2.5 * columns + 0.8, 3.0 * len(rows))
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    image = None
+    image: Any = None
     for axes_of_row, (name, fields) in zip(grid, rows.items(), strict=True):
         for axes in axes_of_row[len(fields) :]:
             axes.set_axis_off()
