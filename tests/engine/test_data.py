@@ -11,7 +11,7 @@ import mmseg.datasets  # noqa: F401
 import numpy as np
 import pytest
 import torch
-from mmcv.transforms import TransformBroadcaster
+from mmcv.transforms import RandomFlip, TransformBroadcaster
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -531,7 +531,7 @@ class TestLabelMaps:
 
     def test_transforms_within_still_draw_alike(self):
         alike = TransformBroadcaster(
-            [dict(type='RandomFlip', prob=0.5)],
+            [dict(type=RandomFlip, prob=0.5)],
             mapping=dict(img=['a', 'b']),
             auto_remap=True,
             share_random_params=True,
