@@ -14,7 +14,7 @@ from mmrecnext.swap import read_config
 from tests.helpers import ROOT, run_tool
 from tests.zoo.configs import SIDE, check, swap, zoo
 from tests.zoo.gather import Options, elsewhere
-from tests.zoo.report import interpreters, parse_args
+from tests.zoo.report import interpreters, parse_args, report
 from tests.zoo.trial import attempt, batch_for, train_step
 
 pytestmark = [pytest.mark.usefixtures('quiet'), pytest.mark.slow]
@@ -170,20 +170,22 @@ def test_what_does_not_pass_says_why(name, swapped, counts, problem):
 
 def test_the_tool_reports(tmp_path):
     out = tmp_path / 'report.md'
-    command = ('-m', 'tests.zoo.report', '--only')
+    command = ('-m', 'tests.zoo.report', '--only', 'mmdet::tridentnet', '--out', out)
+    here = ('--frameworks', 'mmdet', '--jobs', '1')
     elsewhere = ('--python', f'mmseg={sys.executable}')  # in a process of its own
-    frameworks = ('--frameworks', 'mmdet')
-    only = ('icnet_r18-d8_4xb2-160k', *frameworks, *elsewhere)
-    result = run_tool(*command, *only, '--out', out)
+    result = run_tool(*command, *here, *elsewhere)
     assert result.returncode == 0, result.stderr
-    assert re.search(r'\| MMSegmentation \| 1 \| 0 \| 0 \|', out.read_text())
-    result = run_tool(*command, 'mmdet::tridentnet', *frameworks, '--out', out)
-    assert result.returncode == 0, result.stderr
-    report = out.read_text()
-    assert re.search(r'\| MMDetection \| 3 \| 3 \| 0 \| 0.0 % \| 0 \| 0.0 % \|', report)
-    assert 'triple the batch' in report
-    result = run_tool(*command, 'nothing', *frameworks)
-    assert result.stderr.splitlines()[-1].endswith('in the name of no config')
+    text = out.read_text()
+    assert '| MMDetection | 3 | 3 | 0 | 0.0 % | 0 | 0.0 % | 0 | 0 | 0 |' in text
+    assert 'triple the batch' in text
+    assert '- mmseg: mmsegmentation ' in text and '## MMSegmentation' not in text
+
+
+def test_names_of_no_config():
+    with pytest.raises(
+        OptionError, match=r'^--only nothing: in the name of no config$'
+    ):
+        report([], Options('m3', 'nothing', 1))
 
 
 @pytest.mark.parametrize('given', ['mmdet', 'mmdet=', 'other=python'])

@@ -87,13 +87,11 @@ def gather(
         options: what to try, and how.
 
     Raises:
-        OptionError: where nothing is to be tried, or an environment fails.
+        OptionError: where an environment fails.
     """
     found = [elsewhere(python, [scope], options) for scope, python in pythons.items()]
     if scopes:
         found.insert(0, here(scopes, options))
-    if not any(results.rows for results in found):
-        raise OptionError(f'--only {options.only}: in the name of no config')
     return found
 
 

@@ -107,7 +107,13 @@ def interpreters(given: Sequence[str]) -> dict[str, str]:
 
 
 def report(found: Sequence[Results], options: Options) -> str:
-    """Return the report."""
+    """Return the report.
+
+    Raises:
+        OptionError: where there is nothing to report.
+    """
+    if not any(results.rows for results in found):
+        raise OptionError(f'--only {options.only}: in the name of no config')
     only = f' --only {options.only}' if options.only else ''
     tried = {row.scope for results in found for row in results.rows}
     scopes = [s for results in found for s in results.scopes if s in tried]
