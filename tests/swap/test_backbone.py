@@ -437,8 +437,8 @@ def test_errors_name_the_field(change, message):
 
 
 def test_a_config_of_another_framework():
-    with pytest.raises(ConfigError, match='default_scope is mmpose'):
-        swapped(Config(dict(default_scope='mmpose', model=dict(type='A'))))
+    with pytest.raises(ConfigError, match='default_scope is mmaction'):
+        swapped(Config(dict(default_scope='mmaction', model=dict(type='A'))))
 
 
 def test_measured_maps_are_those_of_the_table():
