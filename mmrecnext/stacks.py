@@ -5,9 +5,9 @@ names. pip does not know that these exclude each other: a part of one stack inst
 over that of the other leaves a mixture of both. So whatever names a distribution asks
 here how it is called in the stack that is there.
 
-A requirement is an argument of ``pip install`` in the names of upstream, such as
-``mmdet>=3.1.0,<3.4.0``, options before it or not. Nothing but Python's own modules is
-imported at the top: this is also asked where all else is missing.
+A requirement is an argument of ``pip install``, such as ``mmdet>=3.1,<3.4``, options
+before it or not, in the names of upstream but for what the fork alone has. Nothing but
+Python's own modules is imported at the top: this is asked where all else is missing.
 """
 
 from __future__ import annotations
@@ -79,9 +79,13 @@ def here(requirement: str) -> str:
 
 def advice(requirement: str) -> str:
     """Return the command that installs what is required, or why none does."""
-    asks_for = REFUSED.get(distribution_of(requirement))
-    if asks_for and has_fork():
-        return f'it takes {asks_for}, in an environment of its own without onedl-mmcv'
+    name = distribution_of(requirement)
+    fork = has_fork()
+    if fork and name in REFUSED:
+        return f'it takes {REFUSED[name]}: an environment of its own without onedl-mmcv'
+    part = _part_of(requirement)
+    if part and not fork and name not in part.upstream:
+        return f'it takes an environment of its own with {name} and the rest of OneDL'
     *options, wanted = here(requirement).split(' ')
     quote = "'" if set('<>=!~,;[') & set(wanted) else ''
     return ' '.join(['pip install', *options, f'{quote}{wanted}{quote}'])
@@ -123,4 +127,6 @@ def teach_mmengine() -> None:
 
 def _part_of(requirement: str) -> Part | None:
     name = distribution_of(requirement)
-    return next((part for part in PARTS if name in part.upstream), None)
+    return next(
+        (x for x in PARTS if name in (*x.upstream, distribution_of(x.fork))), None
+    )

@@ -71,7 +71,7 @@ def test_each_stack_is_ready(packages, installed, told):
     for name in ('mmengine', 'mmdet'):
         own = {v: k for k, v in packages.items()}[name]
         assert re.search(rf'^{own} +9\.8$', text, re.M)
-    assert 'onedl' not in text or packages is FORK
+    assert "install 'onedl" not in text or packages is FORK
 
 
 @pytest.mark.parametrize('part', stacks.PARTS[:4], ids=lambda part: part.package)
@@ -89,7 +89,7 @@ def test_upstream_is_added_where_nothing_is(installed, told):
     text, jobs = told()
     assert "pip install 'mmengine>=" in jobs['detection']
     assert "pip install 'mmcv-lite>=" in jobs['detection']
-    assert 'onedl' not in text
+    assert "install 'onedl" not in text
 
 
 def test_a_part_of_the_fork_alone_asks_for_its_others(installed, told):
@@ -116,8 +116,16 @@ def test_one_stack_over_the_other_is_undone(installed, told):
 
 def test_what_does_not_import_on_the_fork_is_told(installed):
     installed(FORK)
-    assert 'mmcv below 2.1, in an environment' in stacks.advice('mmyolo>=0.6.0')
+    assert 'mmcv below 2.1: an environment' in stacks.advice('mmyolo>=0.6.0')
     assert "'mmpose>=1.3.0'" in stacks.advice('--no-deps mmpose>=1.3.0')
+
+
+def test_what_the_fork_alone_has_is_not_put_beside_upstream(installed, told):
+    installed(but(UPSTREAM, 'mmrotate'), *OTHERS)
+    text, jobs = told()
+    rotated = jobs['detection of rotated objects']
+    assert 'environment of its own with onedl-mmrotate' in rotated
+    assert 'pip install' not in rotated and 'onedl-mmdetection' not in text
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
@@ -160,7 +168,8 @@ def test_extras_do_not_mix_stacks():
 
     assert not of_stacks(project['dependencies'])
     for extra, requirements in extras.items():
-        assert of_stacks(requirements) <= set(FORK if extra == 'onedl' else UPSTREAM)
+        of_fork = extra in ('onedl', 'rotate')
+        assert of_stacks(requirements) <= set(FORK if of_fork else UPSTREAM), extra
     forks = {part.fork for part in stacks.PARTS}
     assert {*extras['onedl']} <= forks
 
