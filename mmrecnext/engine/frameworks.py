@@ -191,8 +191,8 @@ FRAMEWORKS = {
             job='detection of rotated objects',
             extra='rotate',
             requirements=(
-                'onedl-mmrotate>=1.2.1,<1.3.0',
-                'onedl-mmdetection>=3.5.0,<3.6.0',  # MMDetection lacks a metric of it
+                'onedl-mmrotate>=1.2.1,<1.3',
+                'onedl-mmdetection>=3.5.1,<3.6',  # MMDetection lacks a metric of it
             ),
             fitter='detection',
             heads=('rpn_head', 'bbox_head', 'roi_head'),
