@@ -155,9 +155,7 @@ class Instances(Predictions):
                 'box': self._describe_box(instances.bboxes[i]),
             }
             if 'masks' in instances:
-                mask = np.asfortranarray(instances.masks[i].numpy().astype(np.uint8))
-                rle = coco_mask.encode(mask)
-                detection['mask'] = {**rle, 'counts': rle['counts'].decode()}
+                detection['mask'] = run_lengths(instances.masks[i].numpy())
             detections.append(detection)
         return {'detections': detections}
 
@@ -389,6 +387,12 @@ def describe_classes(
         colours = np.random.RandomState(0).randint(0, 256, (len(classes), 3))
         palette = colours.tolist()
     return {**config, **saved, 'classes': classes, 'palette': palette}
+
+
+def run_lengths(mask: np.ndarray) -> dict[str, Any]:
+    """Return a mask of 0 and 1, ``[H, W]``, in COCO's run lengths, ready for JSON."""
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {**rle, 'counts': rle['counts'].decode()}
 
 
 def label_map_of(sample: BaseDataElement) -> np.ndarray:

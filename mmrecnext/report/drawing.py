@@ -6,7 +6,7 @@ import base64
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from pycocotools import mask as coco_mask
 
 from mmrecnext.engine.outputs import read_picture
+from mmrecnext.engine.predictions import PREDICTIONS
 from mmrecnext.report.page import Shown
 from mmrecnext.report.records import Evaluation, Object, Picture
 
@@ -53,16 +54,17 @@ class Writer:
         """
         file = f'pictures/{name}.jpg'
         image = read_picture(picture.path, picture.size)
-        options: dict[str, Any] = {}
-        if self.evaluation.predicts == 'instances':
-            options['pred_score_thr'] = self.evaluation.score_thr
-            sample = detected(picture)
-        else:
-            sample = segmented(picture)
+        predicts = self.evaluation.predicts
+        sample = detected(picture) if predicts == 'instances' else segmented(picture)
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='.* out of bounds')
-            self.visualizer.add_datasample(
-                name, image, sample, out_file=str(self.folder / file), **options
+            PREDICTIONS[predicts]({}).draw(
+                self.visualizer,
+                name,
+                image,
+                sample,
+                self.evaluation.score_thr,
+                out_file=str(self.folder / file),
             )
         return Shown(file, caption)
 

@@ -24,6 +24,7 @@ from mmrecnext.checkpoint.sources import hash_of
 from mmrecnext.engine.configs import type_of
 from mmrecnext.engine.data import tested_dataset
 from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.engine.predictions import run_lengths
 from mmrecnext.errors import ConfigError
 from mmrecnext.report.comparison import comparison
 from mmrecnext.report.drawing import Writer
@@ -94,7 +95,7 @@ def found_objects(instances: Mapping[str, Any]) -> list[Object]:
             label,
             [round(x, 2) for x in box],
             score,
-            None if masks is None else compressed(masks[i]),
+            None if masks is None else run_lengths(masks[i]),
         )
         for i, (label, box, score) in enumerate(zip(labels, boxes, scores, strict=True))
         if score >= LEAST_SCORE
@@ -123,11 +124,6 @@ def true_mask(mask: Any, size: tuple[int, int]) -> dict[str, Any] | None:
     elif isinstance(mask['counts'], list):
         mask = coco_mask.frPyObjects(mask, *mask['size'])
     return readable(mask)
-
-
-def compressed(mask: np.ndarray) -> dict[str, Any]:
-    """Return a mask of 0 and 1, ``[H, W]``, in compressed run lengths."""
-    return readable(coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))))
 
 
 def readable(mask: Mapping[str, Any]) -> dict[str, Any]:
