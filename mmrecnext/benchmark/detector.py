@@ -18,6 +18,7 @@ from mmrecnext.engine.build import build_network, fit_cpu, whole_model
 from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.engine.pasting import paste_in_boxes
+from mmrecnext.engine.precision import infer_in
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import RecNeXt
@@ -79,8 +80,13 @@ def detector_calls(
 ) -> tuple[Callable[[], object], Callable[[Any], object] | None]:
     """Return functions that find the objects in random images, or learn from some.
 
-    Other types than fp32 are those of automatic mixed precision, as with ``--amp``.
+    Other types than fp32 are those of automatic mixed precision, as with ``--amp`` of
+    ``tools/train.py``; deployed, those of ``--dtype`` of ``tools/test.py``.
     """
+    autocast = case.dtype
+    if case.work == 'forward' and case.form == 'deploy' and case.dtype != 'fp32':
+        infer_in(model, case.dtype)
+        autocast = 'fp32'
     images = torch.randn(case.batch, 3, *case.shape, device=device)
     if case.layout == 'nhwc':
         images = images.contiguous(memory_format=torch.channels_last)
@@ -89,7 +95,7 @@ def detector_calls(
         # The frameworks write their results into the samples.
         samples = make_samples(model, case, device)
         model.zero_grad(set_to_none=True)
-        with mixed_precision(case.dtype, images.device.type):
+        with mixed_precision(autocast, images.device.type):
             if case.work == 'step':
                 return model.parse_losses(model.loss(images, samples))[0]
             with torch.no_grad():

@@ -12,7 +12,12 @@ from torch import nn
 from mmrecnext.archs import ARCHS
 from mmrecnext.benchmark.accuracy import box_ap, top1
 from mmrecnext.benchmark.cases import WORKS, Case, grid
-from mmrecnext.benchmark.detector import PARTS, PartClock
+from mmrecnext.benchmark.detector import (
+    PARTS,
+    PartClock,
+    build_detector,
+    detector_calls,
+)
 from mmrecnext.benchmark.growth import growth_table, measure_growth
 from mmrecnext.benchmark.measure import count_flops, measure, peak_bytes, saved_bytes
 from mmrecnext.benchmark.original import Original, original_of
@@ -255,6 +260,16 @@ def test_time_of_a_detector_divides_into_its_parts(config):
     for result in results[2:]:
         assert not result.parts
         assert result.saved_bytes > 0
+
+
+def test_deployed_detector_is_measured_in_the_precision_of_the_tools():
+    case = Case('sem_fpn_recnext_m0_shapes.py', dtype='bf16', shape=(64, 96))
+    model = build_detector(case)
+    detector_calls(model, case, 'cpu')
+    with torch.no_grad():
+        maps = model.backbone(torch.rand(1, 3, 64, 96))
+        logits = model.decode_head(model.neck(maps))
+    assert (maps[0].dtype, logits.dtype) == (torch.bfloat16, torch.float32)
 
 
 def test_a_moment_counts_for_the_innermost_part(monkeypatch):
