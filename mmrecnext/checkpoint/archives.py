@@ -39,6 +39,9 @@ OLD_START = (0x1950A86A20F9469CFC6C, 1001)
 NAME_LENGTH = 26
 """Bytes before the length of its name, in the header of a record."""
 
+UTF_8 = 0x800
+"""The flag of a record whose name is in UTF-8."""
+
 QUANTIZED = re.compile(r'torch\.(cuda\.)?QU?Int\d+(x\d+)?Storage')
 """Types of numbers that stand for others, in files of PyTorch."""
 
@@ -93,7 +96,10 @@ class Archive:
         file = cast(io.BufferedReader, self.zip.fp)
         file.seek(record.header_offset + NAME_LENGTH)
         name_length, extra_length = struct.unpack('<HH', file.read(4))
-        file.seek(name_length + extra_length, os.SEEK_CUR)
+        encoding = 'utf-8' if record.flag_bits & UTF_8 else 'cp437'
+        if file.read(name_length) != record.orig_filename.encode(encoding):
+            raise zipfile.BadZipFile(f'{name} is elsewhere than the directory says')
+        file.seek(extra_length, os.SEEK_CUR)
         for start in range(0, len(view), CHUNK):  # of a size that caches hold
             part = view[start : start + CHUNK]
             if file.readinto(part) < len(part):
@@ -139,8 +145,8 @@ class _Storages:
             self.contents[key] = _move(content, location, self.map_location)
         content = self.contents[key]
         check(
-            count * dtype.itemsize <= content.nbytes(),
-            f'a storage of {count} numbers has only {content.nbytes()} bytes in it',
+            count == content.nbytes() // dtype.itemsize,
+            f'a storage of {count} numbers has {content.nbytes()} bytes in it',
         )
         return Storage(dtype, content)
 
@@ -163,7 +169,8 @@ def check_reference(reference: Any) -> tuple[torch.dtype, str, str, int]:
         'it holds a quantized tensor, and only plain tensors are read',
     )
     check(
-        type(dtype) is torch.dtype
+        kind == 'storage'
+        and type(dtype) is torch.dtype
         and [type(each) for each in rest[:3]] == [str, str, int]
         and rest[2] >= 0
         and rest[3:] in ([], [None]),

@@ -50,7 +50,7 @@ def read_file(path: str | os.PathLike, map_location: Any = None) -> Any:
     save.
 
     Args:
-        path: an existing file.
+        path: the file.
         map_location: as of ``torch.load``, for a pickle; the other formats are read to
             the CPU.
 
@@ -58,10 +58,12 @@ def read_file(path: str | os.PathLike, map_location: Any = None) -> Any:
         What was saved; of safetensors and TorchScript, tensors by key.
 
     Raises:
-        CheckpointError: for a file that is broken, names code, or is made to take more
-            time or memory than it is worth.
+        CheckpointError: for a file that is missing or broken, names code, or is made to
+            take more time or memory than it is worth.
     """
     path = Path(path)
+    if not path.is_file():  # a pipe would wait for what nobody writes
+        raise CheckpointError(f'{printable(str(path))} is not a file')
     try:
         return _read(path, map_location)
     except (CheckpointError, PermissionError, MemoryError, torch.OutOfMemoryError):

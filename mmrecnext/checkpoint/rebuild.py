@@ -55,6 +55,10 @@ PLAIN = re.compile(
 """Types of numbers of whole bytes, neither quantized nor packed."""
 
 
+MAX_NUMBERS = 2**48
+"""More than any tensor has, but for one of none whose other sides are told so."""
+
+
 @dataclass(frozen=True)
 class Storage:
     """Numbers that tensors are views of.
@@ -95,6 +99,8 @@ def _view(
     shape = type(size) in (tuple, torch.Size) and type(stride) in (tuple, torch.Size)
     shape = shape and len(size) == len(stride) <= MAX_DIMS
     check(shape and are_counts(offset, *size, *stride), 'a tensor in it has no shape')
+    largest = max(offset, *stride, math.prod(n for n in size if n))
+    check(largest < MAX_NUMBERS, 'a tensor in it is of a shape that none has')
     available = content.nbytes() // dtype.itemsize
     count = math.prod(size)
     last = sum((n - 1) * step for n, step in zip(size, stride, strict=True))

@@ -3,11 +3,13 @@
 The files are written by hand, an instruction of pickle's machine at a time.
 """
 
+import os
 import pickle
 import struct
 import zipfile
 from argparse import Namespace
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,6 +203,10 @@ EXPLOITS = {
     ),
     'a storage longer than its record': tensor(count=2**40),
     'a storage of a negative length': tensor(count=-1),
+    'a storage shorter than its record': tensor(count=2, size=(2,)),
+    'a storage by another name': tensor().replace(text('storage'), text('meta')),
+    'an empty tensor of a side that none has': tensor(size=(0, 2**62), stride=(1, 1)),
+    'an empty tensor of a stride that none has': tensor(size=(0,), stride=(2**64,)),
     'a storage without a key': tensor().replace(text('0'), number(0)),
 }
 BOMBS = {
@@ -340,6 +346,13 @@ def test_names_are_fit_for_a_terminal(tmp_path):
         read_file(tmp_path / 'x.pth')
 
 
+@pytest.mark.parametrize('make', [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_is_not_opened(make, tmp_path):
+    make(tmp_path / 'x.pth')
+    with pytest.raises(CheckpointError, match=r'x\.pth is not a file'):
+        read_file(tmp_path / 'x.pth')
+
+
 def test_many_instructions(tmp_path, monkeypatch):
     monkeypatch.setattr('mmrecnext.checkpoint.pickles.MAX_STEPS', 1000)
     write_zip(tmp_path / 'x.pth', b'(' + b'\x8f' * 1000 + b't')
@@ -393,6 +406,19 @@ class TestArchives:
         spoilt[entry + 20 : entry + 28] = struct.pack('<II', 30_000_000, 30_000_000)
         file.write_bytes(spoilt)
         with pytest.raises(CheckpointError, match='records of it overlap'):
+            read_file(file)
+
+    def test_records_by_the_names_of_others(self, tmp_path):
+        file = tmp_path / 'x.pth'
+        torch.save([torch.zeros(3), torch.ones(3)], file)
+        content = file.read_bytes()
+        start = content.index(b'PK\1\2')
+        directory = content[start:].replace(b'data/0', b'data/?')
+        directory = directory.replace(b'data/1', b'data/0').replace(
+            b'data/?', b'data/1'
+        )
+        file.write_bytes(content[:start] + directory)
+        with pytest.raises(CheckpointError, match='is broken'):
             read_file(file)
 
     def test_another_byte_order(self, tmp_path):

@@ -136,7 +136,7 @@ def a_circle(records):
     [
         (nothing, 'broken'),
         (cut, 'broken'),
-        (short, r'refused: a storage of \d+ numbers has only 1 bytes'),
+        (short, r'refused: a storage of \d+ numbers has 1 bytes'),
         (squeezed, r'refused: its record \S+ is compressed'),
         (a_number, 'refused: it is a TorchScript archive without a module'),
         (a_circle, 'refused: it holds something that contains itself'),
