@@ -53,6 +53,7 @@ QUICK = {
     'make_shapes_data.py': FEW_PICTURES,
     'make_stick_figures_data.py': FEW_PICTURES,
     'eval_imagenet.py': ['--workers', '0'],
+    'get_flops.py': ['m0', 'mlla_nano_baseline'],
     'benchmark.py': [
         '--shape',
         '96',
