@@ -5,6 +5,7 @@ It runs wherever Python does, so that it can tell of any package that is missing
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
@@ -120,4 +121,10 @@ def main():
 
 
 if __name__ == '__main__':
+    argparse.ArgumentParser(
+        'python -m mmrecnext',
+        description='Tell what this installation is, and what it lacks.',
+        epilog='Example: python -m mmrecnext',
+        allow_abbrev=False,
+    ).parse_args()
     main()

@@ -1,34 +1,36 @@
-"""Command lines of the tools: their arguments, and how they end."""
+"""How the tools go on from their command lines, and how they end."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+import shlex
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dist import is_main_process
 
 from mmrecnext.engine.misbuilt import describe_misbuilt
-from mmrecnext.engine.precision import AMP_DTYPES
 from mmrecnext.engine.prepare import prepare
-from mmrecnext.engine.stopping import RANKS, Terminated, termination
+from mmrecnext.engine.resume import saved_checkpoints
 from mmrecnext.engine.terminal import warnings_logged
 from mmrecnext.errors import ConfigError, OptionError, UserError, printable
-from mmrecnext_autoload import leave
+from mmrecnext_autoload.choices import is_exported
+from mmrecnext_autoload.signals import termination, tool
 
 # MMEngine reloads pkg_resources, which says each time that it will go.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 
-LAUNCHERS = ('none', *RANKS)
+COMMAND = 'MMRECNEXT_COMMAND'
+"""Variable in which a launcher of ours says how it was called."""
 
 FILE_NAMES = (
     'filename',
@@ -42,121 +44,43 @@ FILE_NAMES = (
 """What functions call the name of a file that they read or write."""
 
 
-class SettingsAction(DictAction):
-    """Reads settings KEY=VALUE; what is none is told as other mistakes are."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        """Add settings to those before.
-
-        Raises:
-            ConfigError: where there is no ``=``, or a bracket lacks another.
-        """
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, ValueError) as error:
-            raise ConfigError(
-                f'{option_string} takes KEY=VALUE, with brackets in pairs, got '
-                f'{" ".join(values)}'
-            ) from error
-
-
-def file_to_write(path: str) -> str:
-    """Read a file name of the command line.
+def read_settings(words: Iterable[str]) -> dict[str, Any]:
+    """Read settings KEY=VALUE of the command line.
 
     Raises:
-        argparse.ArgumentTypeError: where a folder has that name.
+        ConfigError: where there is no ``=``, or a bracket lacks another.
     """
-    if os.path.isdir(path):
-        raise argparse.ArgumentTypeError(f'{path} is a folder; name a file')
-    return path
+    words, read = [*words], argparse.Namespace()
+    try:
+        DictAction(['--cfg-options'], 'settings')(None, read, words)
+    except (AssertionError, ValueError) as error:
+        raise ConfigError(
+            f'--cfg-options takes KEY=VALUE, with brackets in pairs, got '
+            f'{" ".join(words)}'
+        ) from error
+    settings: dict[str, Any] = read.settings
+    return settings
 
 
-def check_device(name: str):
-    """Check that PyTorch knows and has a device.
+def chosen_device(name: str | None, *models: str) -> str:
+    """Return what to compute on: what is named, else a GPU where there is one.
+
+    Args:
+        name: as PyTorch knows it, if one was named.
+        models: that are to run; files that were exported do so on a CPU.
 
     Raises:
-        OptionError: where it has not.
+        OptionError: where PyTorch does not know, or has not, such a device.
     """
+    if name is None:
+        on_gpu = torch.cuda.is_available() and not any(map(is_exported, models))
+        return 'cuda' if on_gpu else 'cpu'
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f'--device {name} cannot be used: {reason}') from error
-
-
-def add_config_arguments(parser: argparse.ArgumentParser):
-    """Add the arguments of every tool that reads a config."""
-    parser.add_argument(
-        'config', help='config file; a bare name is sought in configs/ and below'
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=SettingsAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config, such as '
-        'optim_wrapper.optimizer.lr=1e-4 "model.neck.in_channels=[64,128,256,512]"',
-    )
-
-
-def add_model_argument(parser: argparse.ArgumentParser, name: str, default: str = ''):
-    """Add the argument of tools that are told of which model weights are.
-
-    Args:
-        parser: which is given it.
-        name: of the argument.
-        default: what the model is without it.
-    """
-    parser.add_argument(
-        name,
-        help='such as recnext_m3 or mlla_nano_recattn; of one that was changed, the '
-        "config of its training, or its arch: \"{'base': 'm3', 'dims': [8, 16, 32, 64]}"
-        f'" {default}',
-    )
-
-
-def add_ema_argument(parser: argparse.ArgumentParser):
-    """Add the argument of tools that read checkpoints of classifiers."""
-    parser.add_argument(
-        '--ema',
-        action='store_true',
-        help='take the moving averages that timm saves beside the weights',
-    )
-
-
-def add_runner_arguments(parser: argparse.ArgumentParser):
-    """Add the arguments of tools that run a runner, by MMDetection's names."""
-    parser.add_argument(
-        '--work-dir', help='folder of logs and checkpoints [work_dirs/CONFIG]'
-    )
-    parser.add_argument(
-        '--data-root',
-        metavar='FOLDER',
-        help='where the data stand, in place of `data_root` of the config',
-    )
-    parser.add_argument(
-        '--launcher', choices=LAUNCHERS, default='none', help='job launcher [none]'
-    )
-    # torch.distributed.launch passes it; torchrun sets the variable itself.
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
-    )
-
-
-def add_inference_arguments(parser: argparse.ArgumentParser):
-    """Add the arguments of tools that have a network infer."""
-    parser.add_argument(
-        '--deploy',
-        action='store_true',
-        help='merge batch norms into convolutions first: same results, sooner',
-    )
-    parser.add_argument(
-        '--dtype',
-        choices=('fp32', *AMP_DTYPES),
-        default='fp32',
-        help='precision of backbone, neck and heads; boxes, scores and masks stay in '
-        'fp32 [%(default)s]',
-    )
+    return name
 
 
 def prepare_run(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
@@ -175,58 +99,100 @@ def prepare_run(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, float], None]]:
-    """Show a bar, on a terminal's error stream, while in use.
+def resumable(work_dir: str, command: str) -> Iterator[None]:
+    """Have a training that is stopped say what it saved, and what goes on from it.
 
-    Yields:
-        What is told what comes next, and what share is done.
+    Args:
+        work_dir: of the training.
+        command: what a user is to type.
     """
-    from rich.console import Console  # here: few tools show one
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task('', total=1.0)
-
-        def advance(text: str, done: float):
-            bar.update(task, description=text, completed=done)
-
-        yield advance
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        saved = saved_checkpoints(work_dir)
+        stop.args = ('nothing is saved',)
+        if saved:
+            stop.args = (f'{saved[0]} is saved; to go on from it:', command)
+        raise
 
 
-def run(main: Callable[[], None]):
+def command_to_resume(args: argparse.Namespace) -> str:
+    """Return the command line of a training, made to go on from the latest.
+
+    Args:
+        args: what it was read as; see ``tools/train.py``.
+    """
+    if COMMAND in os.environ:
+        words = shlex.split(os.environ[COMMAND])
+    elif args.launcher != 'none':
+        return 'the command that launched it, with --resume'
+    else:
+        words = [sys.orig_argv[0], *sys.argv]
+    kept = []
+    while words:
+        word = words.pop(0)
+        if word == '--resume':
+            if words[:1] == [args.resume]:
+                del words[0]
+        elif not word.startswith('--resume='):
+            kept.append(word)
+    return shlex.join([*kept, '--resume'])
+
+
+def run(main: Callable[..., None], args: argparse.Namespace | None = None):
     """Run a tool; what the user can mend is told in a line, with no traceback.
 
     The exit status is 1 for an error, and as a shell's for what comes from outside: 130
     after Ctrl-C, 143 after SIGTERM, 141 where the reader of the output is gone.
+
+    Args:
+        main: the tool.
+        args: what it takes, if it takes any: its command line, whose settings are read
+            before. With ``debug``, the traceback of an error stands above its line.
     """
-    tool = Path(sys.argv[0]).name
     logging.raiseExceptions = False  # as where nobody reads the log on the terminal
-    if signal.getsignal(signal.SIGINT) is leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with termination.answered(), warnings_logged():
-            main()
+            if args is None:
+                main()
+            else:
+                if getattr(args, 'cfg_options', None):
+                    args.cfg_options = read_settings(args.cfg_options)
+                main(args)
             sys.stdout.flush()
     except KeyboardInterrupt as stop:
-        if is_main_process():
-            print(
-                printable(': '.join([f'{tool}: stopped', *stop.args])), file=sys.stderr
-            )
-        _leave(143 if isinstance(stop, Terminated) else 130)
+        _stop(*stop.args)
     except (UserError, OSError) as error:
         if isinstance(error, BrokenPipeError) and _output_is_gone():
             sys.exit(141)
-        sys.exit(printable(f'{tool}: error: {describe(error)}'))
+        _fail(describe(error), args)
     except Exception as error:
         if termination.arrived:
-            _leave(143)  # the process that this one took its steps with has left
+            _stop()  # what it stopped amid has made another error of it
         misbuilt = describe_misbuilt(error)
         if misbuilt is None:
             raise
-        sys.exit(printable(f'{tool}: error: {misbuilt}'))
+        _fail(misbuilt, args)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
         _leave(0)
+
+
+def _stop(*remarks: object):
+    """End after a signal, with a line, and others below it."""
+    if is_main_process():
+        reason, *more = map(str, remarks or ('',))
+        said = ': '.join([f'{tool()}: stopped', *filter(None, [reason])])
+        for line in (said, *more):
+            print(printable(line), file=sys.stderr)
+    _leave(128 + (termination.arrived or signal.SIGINT))
+
+
+def _fail(reason: str, args: argparse.Namespace | None):
+    """End with a line that says what went wrong."""
+    if getattr(args, 'debug', False):
+        traceback.print_exc()
+    sys.exit(printable(f'{tool()}: error: {reason}'))
 
 
 def _leave(status: int):

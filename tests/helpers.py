@@ -123,6 +123,12 @@ def tool(name: str):
     return module
 
 
+def run_main(tool, monkeypatch, *args):
+    """Run an imported tool in this process, without what tells its errors."""
+    monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, args)])
+    tool.main(tool.parse_args())
+
+
 def check(result):
     """Return what a tool printed, after it succeeded."""
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]

@@ -49,7 +49,7 @@ TOOLS = {
     'backbone metrics coco_metrics miou peer_metrics sizes training config_rows wrap '
     'replace_section',
     'publish': 'publish',
-    'swap_backbone': 'compare show brief',
+    'swap_backbone': 'resuming compare show brief',
     'test': 'set_model ways closing',
     'train': '',
     'visualize': 'predictor_of show_maps show_cam show_fields with_weights show_curves',

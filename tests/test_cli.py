@@ -1,8 +1,9 @@
 """What ends a tool is told in a line, and in its exit status."""
 
-import ast
+import argparse
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,11 +12,15 @@ import time
 import pytest
 from PIL import Image
 
-from mmrecnext.cli import run
+from mmrecnext.benchmark import ablations, operators
+from mmrecnext.cli import command_to_resume, run
 from mmrecnext.engine.stopping import lock
 from mmrecnext.errors import ConfigError, UserError
-from mmrecnext_autoload import leave
-from tests.helpers import ROOT
+from mmrecnext.export import FORMATS
+from mmrecnext.export.engines import ENGINES
+from mmrecnext_autoload import choices
+from mmrecnext_autoload.signals import HELD, leave, termination
+from tests.helpers import ROOT, tool
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +29,7 @@ import sys
 from pathlib import Path
 
 import torch
-from mmrecnext.cli import run as tool
+from mmrecnext.cli import run as run_as_tool
 from tests.engine.helpers import run
 
 WRAPPER = dict(
@@ -45,7 +50,7 @@ def main():
     )
 
 
-tool(main)
+run_as_tool(main)
 """
 """A run of two processes, to be stopped."""
 
@@ -59,10 +64,10 @@ def ended(monkeypatch, capsys):
     # A tool that another test imported in this process may answer it.
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def ended(main):
+    def ended(main, *args):
         monkeypatch.setattr(sys, 'argv', ['tools/some.py'])
         with pytest.raises(SystemExit) as exit:
-            run(main)
+            run(main, *args)
         code = exit.value.code
         said = capsys.readouterr().err
         return (1, code) if isinstance(code, str) else (code, said.strip())
@@ -141,7 +146,7 @@ def test_signals_while_a_tool_is_imported(number, status, tmp_path):
     (tmp_path / 'some.py').write_text(
         'import os, signal, time\n'
         'signal.signal(signal.SIGINT, signal.default_int_handler)\n'
-        'from mmrecnext_autoload import answer_signals\n'
+        'from mmrecnext_autoload.signals import answer_signals\n'
         'answer_signals()\n'
         'try:\n'
         f'    os.kill(os.getpid(), signal.{number})\n'
@@ -158,17 +163,89 @@ def test_signals_while_a_tool_is_imported(number, status, tmp_path):
     assert (ended.returncode, ended.stderr) == (status, 'some.py: stopped\n')
 
 
-@pytest.mark.parametrize('tool', sorted((ROOT / 'tools').glob('*.py')), ids=str)
-def test_tools_answer_signals_before_anything_is_imported(tool):
-    body = ast.parse(tool.read_text()).body
-    if 'run(main)' not in ast.unparse(body[-1]):
-        return  # of the standard library alone
-    first = next(
-        x
-        for x in body[1:]
-        if not (isinstance(x, ast.ImportFrom) and x.module == '__future__')
-    )
-    assert 'answer_signals()' in ast.unparse(first)
+WITHOUT_PYTORCH = """
+import runpy, sys
+
+sys.modules['torch'] = None  # to import it fails
+sys.argv = sys.argv[1:]
+sys.path.insert(0, 'tools')
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+@pytest.mark.parametrize(
+    'tool', sorted((ROOT / 'tools').glob('*.py')), ids=lambda tool: tool.stem
+)
+def test_command_lines_are_read_before_pytorch_is_imported(tool):
+    def told(option):
+        command = [sys.executable, '-c', WITHOUT_PYTORCH, tool, option]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    told_of = told('--help')
+    assert told_of.returncode == 0, told_of.stderr
+    assert re.search(rf'^Examples?:\n  python tools/{tool.name} ', told_of.stdout, re.M)
+    assert '--debug' in told_of.stdout
+    misspelt = told('--hlep')
+    assert misspelt.returncode == 2
+    assert misspelt.stderr.splitlines()[-1].startswith(f'{tool.name}: error: ')
+
+
+@pytest.mark.parametrize('script', sorted((ROOT / 'tools').glob('*.sh')), ids=str)
+def test_scripts_say_how_they_are_called(script):
+    for option, status in (('--help', 0), ('config.py', 2)):
+        told = subprocess.run([script, option], capture_output=True, text=True)
+        assert told.returncode == status
+        said = told.stderr if status else told.stdout
+        assert f'Example: tools/{script.name} ' in said
+
+
+@pytest.mark.parametrize(
+    ('names', 'table'),
+    [
+        (choices.ABLATIONS, ablations.ABLATIONS),
+        (choices.OPERATORS, operators.TASKS),
+        (choices.ENGINES, ENGINES),
+        (choices.FORMATS, FORMATS),
+    ],
+    ids=['ablations', 'operators', 'engines', 'formats'],
+)
+def test_choices_are_what_the_tables_have(names, table):
+    assert [*names] == [*table]
+
+
+def test_debug_shows_where_an_error_comes_from(ended, monkeypatch, capsys):
+    args = argparse.Namespace(debug=True)
+
+    def main(args):
+        raise UserError('no such x')
+
+    monkeypatch.setattr(sys, 'argv', ['tools/some.py'])
+    with pytest.raises(SystemExit, match=r'^some\.py: error: no such x$'):
+        run(main, args)
+    assert capsys.readouterr().err.endswith('mmrecnext.errors.UserError: no such x\n')
+    assert ended(main, argparse.Namespace()) == (1, 'some.py: error: no such x')
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        ('my.py --amp', 'my.py --amp --resume'),
+        ('my.py --resume --amp', 'my.py --amp --resume'),
+        ('my.py --resume a/epoch_1.pth', 'my.py --resume'),
+        ('my.py --resume=auto --work-dir "a b"', "my.py --work-dir 'a b' --resume"),
+    ],
+)
+def test_the_command_that_resumes(given, expected, monkeypatch):
+    train = tool('train')
+    monkeypatch.setattr(sys, 'orig_argv', ['.venv/bin/python', '-u'])
+    monkeypatch.setattr(sys, 'argv', ['tools/train.py', *shlex.split(given)])
+    args = train.parse_args()
+    assert command_to_resume(args) == f'.venv/bin/python tools/train.py {expected}'
+    args.launcher = 'pytorch'
+    assert command_to_resume(args) == 'the command that launched it, with --resume'
+    monkeypatch.setenv('MMRECNEXT_COMMAND', f'tools/dist_train.sh {given}')
+    assert command_to_resume(args) == f'tools/dist_train.sh {expected}'
 
 
 @pytest.mark.usefixtures('interruptible')
@@ -178,6 +255,38 @@ def test_a_running_tool_answers_as_it_did(ended, monkeypatch):
         130,
         'some.py: stopped',
     )
+
+
+@pytest.mark.usefixtures('interruptible')
+def test_a_signal_waits_for_a_step(monkeypatch, capfd):
+    steps = []
+
+    def main():
+        for number in range(3):
+            with termination.step():
+                if number == 1:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(os.getpid(), signal.SIGINT)  # as a launcher passes it on
+                steps.append(number)
+
+    monkeypatch.setattr(sys, 'argv', ['tools/some.py'])
+    with pytest.raises(SystemExit, match='130'):
+        run(main)
+    assert steps == [0, 1]
+    assert capfd.readouterr().err == f'\nsome.py: {HELD}\nsome.py: stopped\n'
+
+
+@pytest.mark.usefixtures('interruptible')
+def test_a_later_signal_waits_for_nothing(ended, monkeypatch):
+    monkeypatch.setattr('mmrecnext_autoload.signals.PASSED_ON', 0)
+
+    def main():
+        with termination.step():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError('not reached')
+
+    assert ended(main)[0] == 143
 
 
 def test_readers_that_leave(ended, monkeypatch):
@@ -217,17 +326,20 @@ def started(tmp_path):
                 stderr=file,
                 env={**os.environ, 'OMP_NUM_THREADS': '1'},
                 cwd=ROOT,
+                start_new_session=True,
             )
         processes.append(process)
         return process, log
 
     yield started
     for process in processes:
-        process.kill()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_terminated_run_saves_and_has_its_work_dir_alone(started, shapes, tmp_path):
-    work_dir = tmp_path / 'run'
+@pytest.mark.usefixtures('interruptible')
+def test_stopped_run_saves_and_has_its_work_dir_alone(started, shapes, tmp_path):
+    work_dir = tmp_path / 'a run'
     options = ['--data-root', shapes, '--work-dir', work_dir, '--cfg-options']
     options += ['train_dataloader.batch_size=2', 'default_hooks.logger.interval=1']
     command = ['tools/train.py', 'sem_fpn_recnext_m0_shapes.py', *options]
@@ -235,10 +347,15 @@ def test_terminated_run_saves_and_has_its_work_dir_alone(started, shapes, tmp_pa
     wait_for('Iter(train)', process, log)
     with pytest.raises(ConfigError, match=f'another run.*process {process.pid} on'):
         lock(str(work_dir))
-    assert stop_when('Iter(train)', process, signal.SIGTERM, log) == 143
+    # As a terminal sends Ctrl-C, to the processes that load data as well.
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(PATIENCE) == 130
     (saved,) = work_dir.glob('iter_*.pth')
-    last = log.read_text().splitlines()[-1]
-    assert last == f'train.py: stopped: go on from {saved} with --resume'
+    resume = shlex.join([sys.executable, *map(str, command), '--resume'])
+    assert log.read_text().splitlines()[-2:] == [
+        f'train.py: stopped: {saved} is saved; to go on from it:',
+        resume,
+    ]
     assert 'Traceback' not in log.read_text()
     lock(str(work_dir))
 

@@ -40,7 +40,7 @@ def test_wheel_ships_configs_and_tools(wheel):
     index = zipfile.ZipFile(wheel).read('mmrecnext/.mim/model-index.yml').decode()
     for metafile in re.findall(r'- (\S+)', index):
         assert f'mmrecnext/.mim/{metafile}' in names
-    assert 'mmrecnext_autoload.py' in names
+    assert 'mmrecnext_autoload/arguments.py' in names
     assert 'mmrecnext/py.typed' in names
     assert not any(name.startswith(('tests/', 'configs/')) for name in names)
 

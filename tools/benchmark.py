@@ -12,11 +12,6 @@ measurements take the place of this: --growth, --startup, --published, --ablatio
 
 from __future__ import annotations
 
-if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
 import json
 import os
@@ -26,59 +21,33 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # PyTorch's profiler talks a lot
-
-import torch
-from rich.console import Console
-
-from mmrecnext import ARCHS
-from mmrecnext.benchmark.ablations import (
-    ABLATIONS,
-    ablation_rows,
-    measure_ablations,
+from mmrecnext_autoload.arguments import (
+    add_device_argument,
+    begin,
+    command_line,
+    file_to_write,
 )
-from mmrecnext.benchmark.against import beside
-from mmrecnext.benchmark.cases import (
+from mmrecnext_autoload.choices import (
+    ABLATIONS,
+    BATCHES,
+    CLOCKS,
     DTYPES,
+    ENGINES,
     FORMS,
     LAYOUTS,
     MODES,
+    OPERATORS,
+    SIDES,
     WORKS,
-    Case,
-    grid,
-    kind_of,
-    short_name,
 )
-from mmrecnext.benchmark.growth import BATCHES, SIDES, growth_table, measure_growth
-from mmrecnext.benchmark.machine import machine
-from mmrecnext.benchmark.measure import CLOCKS, measure
-from mmrecnext.benchmark.operators import TASKS, measure_operators, operator_rows
-from mmrecnext.benchmark.pictures import draw_accuracy, draw_growth
-from mmrecnext.benchmark.published import measure_published, published_rows
-from mmrecnext.benchmark.report import (
-    LEGEND,
-    as_data,
-    as_markdown,
-    as_rich,
-    describe,
-    tables,
-)
-from mmrecnext.benchmark.startup import measure_startup, startup_rows
-from mmrecnext.checkpoint.sources import check_source
-from mmrecnext.cli import check_device, file_to_write, progress_bar, run
-from mmrecnext.errors import OptionError
-from mmrecnext.export.engines import ENGINES
-from mmrecnext.export.exported import open_exported
-from mmrecnext.files import write_file
-from mmrecnext.plots import check_picture
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_line(
+        __doc__,
+        'python tools/benchmark.py recnext_m3 repvit_m1_1 --shape 224 --batch 1 16',
+        'python tools/benchmark.py --growth recnext_m3 --picture growth.svg',
     )
     parser.add_argument(
         'models',
@@ -107,7 +76,7 @@ def parse_args() -> argparse.Namespace:
     instead.add_argument(
         '--ablations',
         nargs='*',
-        choices=tuple(ABLATIONS),
+        choices=ABLATIONS,
         metavar='ABLATION',
         help='whole M1s with other token mixers, fused, in fp32, beside what is '
         'published of them: counts and time, each at the size of its images, or at '
@@ -122,7 +91,7 @@ def parse_args() -> argparse.Namespace:
     instead.add_argument(
         '--operators',
         nargs='*',
-        choices=tuple(TASKS),
+        choices=OPERATORS,
         help="operators of detectors, in place of mmcv's, beside others' [all]",
     )
     add_ways(parser)
@@ -145,14 +114,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--repeats', type=int, default=5, metavar='N', help='[%(default)s]'
     )
-    parser.add_argument(
-        '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='[%(default)s]',
-    )
+    add_device_argument(parser)
     parser.add_argument(
         '--clock',
-        choices=tuple(CLOCKS),
+        choices=CLOCKS,
         default='wall',
         help='process: seconds that the processors work for this process, summed; for '
         'a machine that others use too, and with OMP_NUM_THREADS=1 [%(default)s]',
@@ -210,7 +175,7 @@ def add_ways(parser: argparse.ArgumentParser):
         'eager',
     )
     add('--layout', LAYOUTS, 'memory format of the images and weights', 'nhwc')
-    add('--engine', tuple(ENGINES), 'what runs exported files', 'all installed')
+    add('--engine', ENGINES, 'what runs exported files', 'all installed')
     add(
         '--work',
         WORKS,
@@ -219,9 +184,44 @@ def add_ways(parser: argparse.ArgumentParser):
     )
 
 
-def main():
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
+os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # PyTorch's profiler talks a lot
+
+import torch
+from rich.console import Console
+
+from mmrecnext import ARCHS
+from mmrecnext.benchmark.ablations import ablation_rows, measure_ablations
+from mmrecnext.benchmark.against import beside
+from mmrecnext.benchmark.cases import Case, grid, kind_of, short_name
+from mmrecnext.benchmark.growth import growth_table, measure_growth
+from mmrecnext.benchmark.machine import machine
+from mmrecnext.benchmark.measure import measure
+from mmrecnext.benchmark.operators import measure_operators, operator_rows
+from mmrecnext.benchmark.pictures import draw_accuracy, draw_growth
+from mmrecnext.benchmark.published import measure_published, published_rows
+from mmrecnext.benchmark.report import (
+    LEGEND,
+    as_data,
+    as_markdown,
+    as_rich,
+    describe,
+    tables,
+)
+from mmrecnext.benchmark.startup import measure_startup, startup_rows
+from mmrecnext.checkpoint.sources import check_source
+from mmrecnext.cli import chosen_device, run
+from mmrecnext.engine.terminal import progress_bar
+from mmrecnext.errors import OptionError
+from mmrecnext.export.exported import open_exported
+from mmrecnext.files import write_file
+from mmrecnext.plots import check_picture
+
+
+def main(args: argparse.Namespace):
     """Measure, and print tables."""
-    args = parse_args()
     check(args)
     if args.startup:
         archs = [short_name(m) for m in args.models] or list(ARCHS)
@@ -309,7 +309,7 @@ def beside_ablations(args: argparse.Namespace):
         raise OptionError(f'--ablations takes no models, got {" ".join(args.models)}')
     with progress_bar() as progress:
         found = measure_ablations(
-            args.ablations or tuple(ABLATIONS),
+            args.ablations or ABLATIONS,
             args.device,
             args.repeats,
             args.batch,
@@ -397,7 +397,7 @@ def check(args: argparse.Namespace):
         least = min(given or [1]) if name != 'repeats' else given
         if least < 1:
             raise OptionError(f'--{name} is 1 or more, got {least}')
-    check_device(args.device)
+    args.device = chosen_device(args.device, *args.models)
     if args.clock == 'process' and torch.device(args.device).type != 'cpu':
         raise OptionError('--clock process counts the work of processors: --device cpu')
     check_files(args)
@@ -454,4 +454,4 @@ def save(args: argparse.Namespace, data: dict):
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, args)

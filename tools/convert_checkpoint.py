@@ -18,45 +18,26 @@ Batch norms that are merged cannot be told apart again: fused weights stay fused
 
 from __future__ import annotations
 
-if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
-from mmrecnext.checkpoint import explained_misfit, named_weights, read_checkpoint
-from mmrecnext.checkpoint.convert import (
-    FORMS,
-    choose_form,
-    convert,
-    pickled,
-    upgrade_network,
-)
-from mmrecnext.cli import (
+from mmrecnext_autoload.arguments import (
     add_ema_argument,
     add_model_argument,
+    begin,
+    command_line,
     file_to_write,
-    run,
 )
-from mmrecnext.engine.build import build_network, fit_cpu
-from mmrecnext.engine.configs import load_config
-from mmrecnext.engine.named import named
-from mmrecnext.errors import OptionError
-from mmrecnext.files import write_file
+from mmrecnext_autoload.choices import CHECKPOINTS
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_line(
+        __doc__,
+        'python tools/convert_checkpoint.py recnext_m3_distill_300e.pth m3.safetensors',
     )
     parser.add_argument('checkpoint', metavar='IN', help='the checkpoint')
     parser.add_argument(
@@ -64,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--to',
-        choices=FORMS,
+        choices=CHECKPOINTS,
         help='form of the output [as the suffix of OUT tells; of .pth: network where '
         'IN holds one, else published]',
     )
@@ -89,9 +70,28 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main():
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
+from torch import Tensor
+
+from mmrecnext.checkpoint import explained_misfit, named_weights, read_checkpoint
+from mmrecnext.checkpoint.convert import (
+    choose_form,
+    convert,
+    pickled,
+    upgrade_network,
+)
+from mmrecnext.cli import run
+from mmrecnext.engine.build import build_network, fit_cpu
+from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.named import named
+from mmrecnext.errors import OptionError
+from mmrecnext.files import write_file
+
+
+def main(args: argparse.Namespace):
     """Read, convert, write, and say what was written."""
-    args = parse_args()
     file = Path(args.out)
     if os.path.realpath(file) == os.path.realpath(args.checkpoint):
         raise OptionError(f'{file} is the input: choose another OUT')
@@ -137,4 +137,4 @@ def check_fits(config: str, weights: Mapping[str, Tensor], source: str):
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, args)

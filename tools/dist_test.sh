@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Evaluate on several GPUs: dist_test.sh CONFIG CHECKPOINT PROCESSES [ARGS]
 # Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT.
+# Example: tools/dist_test.sh mask_rcnn_recnext_m3_coco.py epoch_12.pth 8
 set -euo pipefail
-[ $# -ge 3 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
+help() { sed -n '2,4s/^# //p' "$0"; }
+case ${1-} in -h | --help) help; exit ;; esac
+[ $# -ge 3 ] || { help >&2; exit 2; }
 config=$1 checkpoint=$2 processes=$3
 shift 3
 exec "${PYTHON:-python}" -m mmrecnext.launch \

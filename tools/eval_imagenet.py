@@ -3,35 +3,24 @@
 
 from __future__ import annotations
 
-if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.progress import track
-from timm.data import create_transform
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
-
-from mmrecnext.classification import load_classifier
-from mmrecnext.cli import add_ema_argument, check_device, run
-from mmrecnext.engine.named import named
-from mmrecnext.errors import ConfigError, OptionError
-from mmrecnext.export.exported import ExportedClassifier, is_exported, open_exported
-from mmrecnext.models.classifier import Classifier
-from mmrecnext.pretrained import INTERPOLATION, MEAN, STD
+from mmrecnext_autoload.arguments import (
+    add_device_argument,
+    add_ema_argument,
+    begin,
+    command_line,
+)
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = command_line(
+        __doc__, 'python tools/eval_imagenet.py recnext_m3 --data imagenet'
+    )
     parser.add_argument(
         'model',
         help='such as recnext_m3, or recnext_m3.base_300e_in1k; a file exported from a '
@@ -61,14 +50,8 @@ def parse_args() -> argparse.Namespace:
         metavar='N',
         help='processes that read images [%(default)s]',
     )
-    parser.add_argument(
-        '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='[%(default)s]',
-    )
+    add_device_argument(parser)
     args = parser.parse_args()
-    if is_exported(args.model) and args.device == parser.get_default('device'):
-        args.device = 'cpu'
     if args.batch_size < 1:
         parser.error('--batch-size is 1 or more')
     if args.workers < 0:
@@ -76,10 +59,29 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main():
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
+import torch
+from timm.data import create_transform
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from mmrecnext.classification import load_classifier
+from mmrecnext.cli import chosen_device, run
+from mmrecnext.engine.named import named
+from mmrecnext.engine.terminal import tracked
+from mmrecnext.errors import ConfigError, OptionError
+from mmrecnext.export.exported import ExportedClassifier, open_exported
+from mmrecnext.models.classifier import Classifier
+from mmrecnext.pretrained import INTERPOLATION, MEAN, STD
+from mmrecnext_autoload.choices import is_exported
+
+
+def main(args: argparse.Namespace):
     """Evaluate, and end with a line of figures."""
-    args = parse_args()
-    check_device(args.device)
+    args.device = chosen_device(args.device, args.model)
     images = read_folder(Path(args.data))
     model = read_model(args)
     if model.num_classes != len(images.classes):
@@ -89,9 +91,11 @@ def main():
         )
     images.transform = create_transform(**preparation(args.model))
     loader = DataLoader(images, args.batch_size, num_workers=args.workers)
-    top1, top5 = evaluate(
-        model.to(args.device), track(loader, 'Evaluating'), args.device
-    )
+    model.to(args.device)
+    with tracked(
+        loader, 'evaluating', f'batches of {args.batch_size} images'
+    ) as batches:
+        top1, top5 = evaluate(model, batches, args.device)
     print(f'{args.model}: top-1 {top1:.2f}  top-5 {top5:.2f}  ({len(images)} images)')
 
 
@@ -181,4 +185,4 @@ def evaluate(
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, args)

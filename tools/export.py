@@ -8,44 +8,20 @@ normalised and padded within. It is run beside the network before it is kept.
 
 from __future__ import annotations
 
-if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
 from collections.abc import Sequence
 from functools import partial
 
-from torch import Tensor
-
-from mmrecnext.benchmark.original import original_of
-from mmrecnext.checkpoint.sources import check_source
-from mmrecnext.cli import SettingsAction, run
-from mmrecnext.engine.configs import SUFFIXES, load_config
-from mmrecnext.engine.named import named
-from mmrecnext.errors import OptionError
-from mmrecnext.export import (
-    FORMATS,
-    Subject,
-    classifier_subject,
-    export,
-    network_subject,
-    published_backbone,
-)
-from mmrecnext.export.formats import find_format
-from mmrecnext.export.masks import MASKS
-from mmrecnext.export.read import source
-from mmrecnext.export.write import PICTURES, check_calibration
-from mmrecnext.pretrained import get_pretrained
+from mmrecnext_autoload.arguments import add_settings_argument, begin, command_line
+from mmrecnext_autoload.choices import FORMATS, MASKS, PICTURES
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_line(
+        __doc__,
+        'python tools/export.py recnext_m3 --out m3.onnx',
+        'python tools/export.py CONFIG CHECKPOINT --out detector.onnx --size 800 1344',
     )
     parser.add_argument(
         'model',
@@ -80,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--pictures',
-        choices=tuple(PICTURES),
+        choices=PICTURES,
         default='uint8',
         help='type of the numbers in pictures, from 0 to 255 [%(default)s]',
     )
@@ -119,35 +95,55 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='of int8 and a config, do not tell what it costs on the test data',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=SettingsAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_settings_argument(parser)
     return parser.parse_args()
 
 
-def main():
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
+from torch import Tensor
+
+from mmrecnext.benchmark.original import original_of
+from mmrecnext.checkpoint.sources import check_source
+from mmrecnext.cli import run
+from mmrecnext.engine.configs import SUFFIXES, load_config
+from mmrecnext.engine.named import named
+from mmrecnext.engine.terminal import progress_bar
+from mmrecnext.errors import OptionError
+from mmrecnext.export import (
+    Subject,
+    classifier_subject,
+    export,
+    network_subject,
+    published_backbone,
+)
+from mmrecnext.export.formats import find_format
+from mmrecnext.export.read import source
+from mmrecnext.export.write import check_calibration
+from mmrecnext.pretrained import get_pretrained
+
+
+def main(args: argparse.Namespace):
     """Read, write, and tell what the proof has shown."""
-    args = parse_args()
     row = find_format(args.format, args.dtype)
     size = read_size(args.size)
     calibration = read_calibration(args, size)
     check_calibration(row, args.dtype, calibration)
     subject = choose(args)
-    report = export(
-        subject,
-        args.out,
-        args.format,
-        size,
-        args.pictures,
-        not args.no_verify,
-        args.dtype,
-        calibration,
-        args.ios_safe,
-    )
+    with progress_bar() as progress:
+        report = export(
+            subject,
+            args.out,
+            args.format,
+            size,
+            args.pictures,
+            not args.no_verify,
+            args.dtype,
+            calibration,
+            args.ios_safe,
+            progress,
+        )
     for trial in report.trials:
         print(f'{"its graph" if row.elsewhere else ""} beside PyTorch, {trial}'.strip())
     for trial in report.rounding:
@@ -155,8 +151,6 @@ def main():
     proof = 'verified' if report.trials else 'not verified'
     if row.elsewhere:
         proof = f'not verified: {row.elsewhere}'
-    outputs = ', '.join(subject.outputs)
-    print(f'{args.out}: {outputs}, {proof}, written in {report.seconds:.0f} s')
     if report.times:
         before, after = report.times
         print(
@@ -165,6 +159,10 @@ def main():
         )
     if calibration and not args.backbone:
         print(f'what {args.dtype} costs in accuracy: {cost(args)}')
+    beside = ''.join(f' and {report.file.with_suffix(x)}' for x in row.companions)
+    outputs = ', '.join(subject.outputs)
+    told = f'{outputs}, {proof}, written in {report.seconds:.0f} s'
+    print(f'{args.out}{beside}: {told}')
 
 
 def read_size(words: list[str]) -> tuple[int, int] | None:
@@ -253,4 +251,4 @@ def choose(args: argparse.Namespace) -> Subject:
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, args)

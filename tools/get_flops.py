@@ -8,30 +8,17 @@ pixel of its result).
 
 from __future__ import annotations
 
-if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from mmrecnext import ARCHS, MLLA_ARCHS
-from mmrecnext.archs import timm_name
-from mmrecnext.benchmark.operations import named_cost
-from mmrecnext.cli import run
-from mmrecnext.engine.named import named
-from mmrecnext.errors import OptionError
-from mmrecnext.pretrained import FIGURES, INPUT_SIDE, MLLA_FIGURES, MLLA_INPUT_SIDE
+from mmrecnext_autoload.arguments import begin, command_line
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split('\n')[0], allow_abbrev=False
+    parser = command_line(
+        __doc__,
+        'python tools/get_flops.py recnext_m3 mlla_nano_recattn --shape 384',
     )
     parser.add_argument(
         'models',
@@ -46,15 +33,30 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='SIDE',
-        help='height and width of the image, or both at once [of a RecNeXt '
-        f'{INPUT_SIDE}, of an MLLA {MLLA_INPUT_SIDE}]',
+        help='height and width of the image, or both at once [those that figures are '
+        'published for]',
     )
     return parser.parse_args()
 
 
-def main():
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
+from rich.console import Console
+from rich.table import Table
+
+from mmrecnext import ARCHS, MLLA_ARCHS
+from mmrecnext.archs import timm_name
+from mmrecnext.benchmark.operations import named_cost
+from mmrecnext.cli import run
+from mmrecnext.engine.named import named
+from mmrecnext.engine.terminal import tracked
+from mmrecnext.errors import OptionError
+from mmrecnext.pretrained import FIGURES, INPUT_SIDE, MLLA_FIGURES, MLLA_INPUT_SIDE
+
+
+def main(args: argparse.Namespace):
     """Print a table."""
-    args = parse_args()
     shape = tuple(args.shape * 2 if len(args.shape) == 1 else args.shape)
     if shape and (len(shape) != 2 or min(shape) < 1):
         raise OptionError(f'--shape takes one or two sides in pixels, got {args.shape}')
@@ -76,8 +78,9 @@ def main():
         'published',
     ):
         table.add_column(column, justify='right', no_wrap=True)
-    for name in args.models or [*ARCHS, *MLLA_ARCHS]:
-        cost = named_cost(name, shape)
+    with tracked(args.models or [*ARCHS, *MLLA_ARCHS], 'counting', 'models') as names:
+        costs = [(name, named_cost(name, shape)) for name in names]
+    for name, cost in costs:
         published, label = None, Path(name).stem
         arch = None if name.endswith('.py') else named(name).arch
         if isinstance(arch, str):
@@ -95,4 +98,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, args)

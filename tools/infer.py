@@ -9,53 +9,27 @@ as those of `test_dataloader`.
 
 from __future__ import annotations
 
-if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-from mmengine.config import Config
-from rich.progress import track
-
-from mmrecnext.checkpoint.sources import check_source
-from mmrecnext.cli import (
+from mmrecnext_autoload.arguments import (
     add_config_arguments,
+    add_device_argument,
     add_inference_arguments,
-    check_device,
-    run,
+    begin,
+    command_line,
 )
-from mmrecnext.engine.build import fit_cpu
-from mmrecnext.engine.configs import load_config
-from mmrecnext.engine.frameworks import framework_of
-from mmrecnext.engine.predictor import (
-    Predictor,
-    middles,
-    tile,
-    write_image,
-    write_label_map,
-)
-from mmrecnext.errors import ConfigError, OptionError, brief
-from mmrecnext.export.exported import is_exported
-from mmrecnext.export.predicting import config_of
-from mmrecnext.files import write_file
-
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-MOST_TOLD = 5
-"""Inputs that could not be predicted are told each with the reason, up to so many."""
-
-VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
+from mmrecnext_autoload.choices import is_exported
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description='\n'.join(__doc__.split('\n')[:3]), allow_abbrev=False
+    parser = command_line(
+        __doc__,
+        'python tools/infer.py CONFIG CHECKPOINT photo.jpg folder/ --out-dir found',
+        'python tools/infer.py detector.onnx photo.jpg',
     )
     add_config_arguments(parser)
     parser.add_argument(
@@ -67,11 +41,7 @@ def parse_args() -> argparse.Namespace:
         default='work_dirs/infer',
         help='folder that all results go to [%(default)s]',
     )
-    parser.add_argument(
-        '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='where to run: cpu, cuda or cuda:N [%(default)s]',
-    )
+    add_device_argument(parser)
     parser.add_argument(
         '--score-thr',
         type=float,
@@ -98,8 +68,6 @@ def parse_args() -> argparse.Namespace:
     if is_exported(args.config):
         args.inputs.insert(0, args.checkpoint)
         args.checkpoint = None
-        if args.device == parser.get_default('device'):
-            args.device = 'cpu'
     if not args.inputs:
         parser.error('name images, folders of images or videos to predict')
     if not 0 <= args.score_thr <= 1:
@@ -109,10 +77,40 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main():
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
+from mmengine.config import Config
+
+from mmrecnext.checkpoint.sources import check_source
+from mmrecnext.cli import chosen_device, run
+from mmrecnext.engine.build import fit_cpu
+from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.engine.predictor import (
+    Predictor,
+    frames_of,
+    middles,
+    tile,
+    write_image,
+    write_label_map,
+)
+from mmrecnext.engine.terminal import counted
+from mmrecnext.errors import ConfigError, OptionError, brief
+from mmrecnext.export.predicting import config_of
+from mmrecnext.files import write_file
+from mmrecnext_autoload.signals import termination
+
+IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
+MOST_TOLD = 5
+"""Inputs that could not be predicted are told each with the reason, up to so many."""
+
+VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm')
+
+
+def main(args: argparse.Namespace):
     """Predict, draw and write."""
-    args = parse_args()
-    check_device(args.device)
+    args.device = chosen_device(args.device, args.config)
     for name in args.inputs:
         if '://' in name:
             raise ConfigError(f'{name} is not fetched: name files of this machine')
@@ -127,35 +125,48 @@ def main():
     )
 
     stills = [file for file in outputs if file.suffix.lower() not in VIDEOS]
-    chosen = middles(stills, args.sheet)
-    predictions, sheet, failures = [], [], {}
+    chosen = {*middles(stills, args.sheet)}
+    done, predictions, sheet, failures = [], [], [], {}
+
+    def predict(file: Path, output: Path):
+        picture, sample = predictor(file)
+        drawn = predictor.draw(picture, sample)
+        found = predictor.describe(sample)
+        write_image(output, drawn)
+        if args.label_maps:
+            write_label_map(out_dir / 'label_maps' / output.name, sample)
+        predictions.append({'file': str(file), 'picture': output.name, **found})
+        if file in chosen:
+            sheet.append(drawn)
+        done.append(file)
+
+    videos = outputs.keys() - stills
+    steps = len(stills) + sum(map(frames_of, videos))
     try:
-        for file, output in track(outputs.items(), 'Inferring', total=len(outputs)):
-            try:
-                if file.suffix.lower() in VIDEOS:
-                    found = predictor.film(file, output)
-                    predictions += [{'file': str(file), **frame} for frame in found]
-                    continue
-                picture, sample = predictor(file)
-                drawn = predictor.draw(picture, sample)
-                found = predictor.describe(sample)
-                write_image(output, drawn)
-                if args.label_maps:
-                    write_label_map(out_dir / 'label_maps' / output.name, sample)
-            except Exception as error:  # an odd picture must not lose the others
-                failures[file] = error
-                continue
-            predictions.append({'file': str(file), 'picture': output.name, **found})
-            if file in chosen:
-                sheet.append(drawn)
+        with counted('inferring', steps, 'pictures') as advance:
+            for file, output in outputs.items():
+                try:
+                    if file in videos:
+                        found = predictor.film(file, output, advance)
+                        predictions += [{'file': str(file), **frame} for frame in found]
+                        done.append(file)
+                    else:
+                        with termination.step():
+                            predict(file, output)
+                except Exception as error:  # an odd picture must not lose the others
+                    failures[file] = error
+                if file not in videos:
+                    advance()
+    except KeyboardInterrupt as stop:
+        stop.args = (f'{len(done)} of {len(outputs)} files are done, in {out_dir}',)
+        raise
     finally:
         write_file(out_dir / 'predictions.json', json.dumps(predictions).encode())
     if sheet:
         write_image(out_dir / 'sheet.png', tile(sheet))
-    done = [file for file in outputs if file not in failures]
-    videos = sum(file.suffix.lower() in VIDEOS for file in done)
-    images = len(done) - videos
-    print(f'{images} images, {videos} videos and predictions.json in {out_dir}')
+    films = len(videos.intersection(done))
+    images = len(done) - films
+    print(f'{images} images, {films} videos and predictions.json in {out_dir}')
     if failures:
         told = [describe_failure(*item) for item in failures.items()]
         if len(told) > MOST_TOLD:
@@ -232,4 +243,4 @@ def name_outputs(files: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, args)

@@ -19,7 +19,9 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,6 +31,9 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
+
+from mmrecnext_autoload.arguments import command_line
+from mmrecnext_autoload.signals import termination
 
 DESCRIPTION = 'Shapes in the layout of COCO and ADE20K (make_shapes_data.py)'
 VERSION = '2.0'  # raise it when the same settings come to draw other pictures
@@ -584,10 +589,10 @@ def pair(text: str, separator: str, example: str) -> tuple[int, int]:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; its defaults are those of ``Settings``."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description='Draw pictures of shapes, annotated in the layout of COCO '
+    parser = command_line(
+        'Draw pictures of shapes, annotated in the layout of COCO\n'
         '(instances) and of ADE20K (label maps) at once.',
+        'python tools/make_shapes_data.py data/shapes --size 320 --train 1000 --val 60',
     )
     default = Settings()
     size = partial(pair, separator='x', example='160 or 192x128')
@@ -662,24 +667,30 @@ def main(argv: list[str] | None = None):
     """Run the command line; exit with 2 and a message if it asks the impossible."""
     parser = build_parser()
     options = vars(parser.parse_args(argv))
-    out = Path(options.pop('out'))
+    out, debug = Path(options.pop('out')), options.pop('debug', False)
     names, count = options.pop('class_names'), options.pop('classes')
     try:
         settings = Settings(**options, names=tuple(names or class_names(count)))
     except ValueError as error:
         parser.error(str(error))
-    run(parser, out, partial(make_shapes, out, settings))
+    run(parser, out, partial(make_shapes, out, settings), debug)
     print(_report(out, settings))
 
 
-def run(parser: argparse.ArgumentParser, out: Path, make: Callable[[], bool]):
+def run(
+    parser: argparse.ArgumentParser, out: Path, make: Callable[[], bool], debug: bool
+):
     """Make a data set, and say whether it was made or is up to date."""
     try:
-        written = make()
+        with termination.answered():
+            written = make()
     except OSError as error:
+        if debug:
+            traceback.print_exc()
         parser.error(str(error))
     except KeyboardInterrupt:
-        parser.exit(130, f'{parser.prog}: stopped: {out} is as it was\n')
+        status = 128 + (termination.arrived or signal.SIGINT)
+        parser.exit(status, f'{parser.prog}: stopped: {out} is as it was\n')
     print(f'{out} written' if written else f'{out} is up to date')
 
 

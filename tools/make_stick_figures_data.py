@@ -37,6 +37,8 @@ from make_shapes_data import (
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from mmrecnext_autoload.arguments import command_line
+
 DESCRIPTION = 'Stick figures in the layout of COCO (make_stick_figures_data.py)'
 VERSION = '1.0'  # raise it when the same settings come to draw other pictures
 
@@ -522,10 +524,9 @@ def make_stick_figures(out: str | Path, settings: Settings | None = None) -> boo
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; its defaults are those of ``Settings``."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description='Draw pictures of stick figures, annotated in the layout of COCO '
-        '(keypoints).',
+    parser = command_line(
+        'Draw pictures of stick figures, annotated in the layout of COCO\n(keypoints).',
+        'python tools/make_stick_figures_data.py data/stick --train 3000 --val 100',
     )
     default = Settings()
     size = partial(pair, separator='x', example='256 or 192x256')
@@ -580,12 +581,12 @@ def main(argv: list[str] | None = None):
     """Run the command line; exit with 2 and a message if it asks the impossible."""
     parser = build_parser()
     options = vars(parser.parse_args(argv))
-    out = Path(options.pop('out'))
+    out, debug = Path(options.pop('out')), options.pop('debug', False)
     try:
         settings = Settings(**options)
     except ValueError as error:
         parser.error(str(error))
-    run(parser, out, partial(make_stick_figures, out, settings))
+    run(parser, out, partial(make_stick_figures, out, settings), debug)
     print(_report(out, settings))
 
 

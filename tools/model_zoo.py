@@ -7,17 +7,33 @@ configs/peers.yml. Parameters and multiply-adds in the metafile come from --meas
 
 from __future__ import annotations
 
-if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
 import textwrap
 from pathlib import Path
 
+from mmrecnext_autoload.arguments import begin, command_line
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line(__doc__, 'python tools/model_zoo.py --check')
+    parser.add_argument(
+        '--measure',
+        action='store_true',
+        help='first build every model, and enter it with its size into the metafile',
+    )
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='change nothing; fail where a file is out of date',
+    )
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
 import yaml
-from rich.progress import track
 
 from mmrecnext import ARCHS
 from mmrecnext.benchmark.markdown import table
@@ -25,6 +41,7 @@ from mmrecnext.benchmark.operations import MASKS, PROPOSALS, network_cost
 from mmrecnext.cli import run
 from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.frameworks import FRAMEWORKS
+from mmrecnext.engine.terminal import tracked
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import write_file
 
@@ -85,44 +102,29 @@ Each cell tells parameters and MACs, and links to the config. Results are publis
 those above; all others build and are checked by tests, but have not been trained."""
 
 
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        '--measure',
-        action='store_true',
-        help='first build every model, and enter it with its size into the metafile',
-    )
-    parser.add_argument(
-        '--check',
-        action='store_true',
-        help='change nothing; fail where a file is out of date',
-    )
-    return parser.parse_args()
-
-
-def main():
+def main(args: argparse.Namespace):
     """Bring the files up to date."""
-    args = parse_args()
     texts = {}
     metafile, peers = read(METAFILE), read(PEERS)
     if args.measure:
         known = {model['Config']: model for model in metafile['Models']}
-        files = track(list_configs(), description='measuring', transient=True)
-        metafile['Models'] = [entry(file, known) for file in files]
+        with tracked(list_configs(), 'measuring', 'configs') as files:
+            metafile['Models'] = [entry(file, known) for file in files]
         texts[METAFILE] = yaml.safe_dump(metafile, sort_keys=False, width=88)
     texts[DOCUMENT] = document(metafile, peers)
     texts[README] = replace_section(README.read_text(), summary(metafile, peers))
-    for file, text in texts.items():
-        if not file.is_file() or file.read_text() != text:
-            if args.check:
-                raise ConfigError(f'{file} is out of date: run tools/model_zoo.py')
-            write_file(file, text.encode())
-            print(f'wrote {file}')
+    outdated = [
+        file
+        for file, text in texts.items()
+        if not file.is_file() or file.read_text() != text
+    ]
+    if not outdated:
+        print(f'up to date: {", ".join(map(str, texts))}')
+    for file in outdated:
+        if args.check:
+            raise ConfigError(f'{file} is out of date: run tools/model_zoo.py')
+        write_file(file, texts[file].encode())
+        print(f'wrote {file}')
 
 
 def read(file: Path) -> dict:
@@ -326,4 +328,4 @@ def replace_section(text: str, section: str) -> str:
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, args)

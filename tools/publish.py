@@ -7,35 +7,24 @@ OUT_fused-HASH.pt (TorchScript), where HASH begins the SHA-256 of the file.
 
 from __future__ import annotations
 
-if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmrecnext.checkpoint.convert import content_of
-from mmrecnext.checkpoint.fit import is_fused
-from mmrecnext.classification import load_classifier
-from mmrecnext.cli import add_ema_argument, add_model_argument, run
-from mmrecnext.errors import CheckpointError
-from mmrecnext.files import write_file
-from mmrecnext.models.classifier import Classifier
-
-HASH_LENGTH = 8
-RELEASED = {'.pth': 'published', '.safetensors': 'safetensors', '_fused.pt': 'fused'}
-"""Forms by how their files end; the last one leaves the model fused."""
+from mmrecnext_autoload.arguments import (
+    add_ema_argument,
+    add_model_argument,
+    begin,
+    command_line,
+)
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_line(
+        __doc__,
+        'python tools/publish.py recnext_m3 last.pth.tar released/recnext_m3 --ema',
     )
     add_model_argument(parser, 'model')
     parser.add_argument('checkpoint', help='its weights, as training saved them')
@@ -46,12 +35,30 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main():
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
+from mmrecnext.checkpoint.convert import content_of
+from mmrecnext.checkpoint.fit import is_fused
+from mmrecnext.classification import load_classifier
+from mmrecnext.cli import run
+from mmrecnext.engine.terminal import counted
+from mmrecnext.errors import CheckpointError
+from mmrecnext.files import write_file
+from mmrecnext.models.classifier import Classifier
+
+HASH_LENGTH = 8
+RELEASED = {'.pth': 'published', '.safetensors': 'safetensors', '_fused.pt': 'fused'}
+"""Forms by how their files end; the last one leaves the model fused."""
+
+
+def main(args: argparse.Namespace):
     """Write the three files and name them."""
-    args = parse_args()
     model = load_classifier(args.model, args.checkpoint, args.ema)
-    for file in publish(model, Path(args.out)):
-        print(file)
+    with counted('writing', len(RELEASED), 'files') as advance:
+        for file in publish(model, Path(args.out)):
+            print(file)
+            advance()
 
 
 def publish(model: Classifier, out: Path) -> Iterator[Path]:
@@ -82,4 +89,4 @@ def publish(model: Classifier, out: Path) -> Iterator[Path]:
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, args)

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
 # Train under Slurm: slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [ARGS]
 # Set GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS to change the defaults.
+# Example: tools/slurm_train.sh gpu m3 mask_rcnn_recnext_m3_coco.py work_dirs/m3 --amp
 set -euo pipefail
-[ $# -ge 4 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
+help() { sed -n '2,4s/^# //p' "$0"; }
+case ${1-} in -h | --help) help; exit ;; esac
+[ $# -ge 4 ] || { help >&2; exit 2; }
+MMRECNEXT_COMMAND=$(printf '%q ' "$0" "$@") # for the line that says how to resume
+export MMRECNEXT_COMMAND
 partition=$1 job=$2 config=$3 work_dir=$4
 shift 4
 gpus=${GPUS:-8}

@@ -3,46 +3,28 @@
 
 from __future__ import annotations
 
-if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
+import shlex
 import shutil
+import sys
 import tempfile
 import textwrap
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-from rich.console import Console
-
-from mmrecnext.archs import timm_name
-from mmrecnext.cli import (
+from mmrecnext_autoload.arguments import (
     add_runner_arguments,
+    begin,
+    command_line,
     file_to_write,
-    prepare_run,
-    progress_bar,
-    run,
-)
-from mmrecnext.engine.build import build_runner
-from mmrecnext.swap import (
-    ABSENT,
-    changes,
-    plain,
-    read_config,
-    swap_backbone,
-    write_config,
 )
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        epilog='Example: swap_backbone.py --arch m3 --out my_retinanet.py '
+    parser = command_line(
+        __doc__,
+        'python tools/swap_backbone.py --arch m3 --out my_retinanet.py '
         'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
     )
     parser.add_argument(
@@ -95,9 +77,28 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main():
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
+from mmengine.config import Config
+from rich.console import Console
+
+from mmrecnext.archs import timm_name
+from mmrecnext.cli import prepare_run, resumable, run
+from mmrecnext.engine.build import build_runner
+from mmrecnext.engine.terminal import progress_bar
+from mmrecnext.swap import (
+    ABSENT,
+    changes,
+    plain,
+    read_config,
+    swap_backbone,
+    write_config,
+)
+
+
+def main(args: argparse.Namespace):
     """Swap, show, and write or train as asked."""
-    args = parse_args()
     old = read_config(args.config)
     new = swap_backbone(old, args.arch, args.pretrained, args.strides, args.fpn)
     show(old, new)
@@ -111,7 +112,19 @@ def main():
     if args.train:
         args.config = name
         prepare_run(new, args, splits=('train', 'val'))
-        build_runner(new).train()
+        with resumable(new.work_dir, resuming(args, new)):
+            build_runner(new).train()
+        print(f'checkpoints and logs in {new.work_dir}')
+
+
+def resuming(args: argparse.Namespace, cfg: Config) -> str:
+    """Return the command that goes on with a training, by train.py."""
+    train = Path(sys.argv[0]).with_name('train.py')
+    # The runner writes the config into its work dir, by the name of the old one.
+    config = args.out or Path(cfg.work_dir, Path(cfg.filename).name)
+    data = ['--data-root', args.data_root] if args.data_root else []
+    words = [sys.orig_argv[0], train, config, '--work-dir', cfg.work_dir, *data]
+    return shlex.join([*map(str, words), '--resume'])
 
 
 def compare(old: str, new: Config):
@@ -155,4 +168,4 @@ def brief(value: Any) -> str:
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, args)

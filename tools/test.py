@@ -1,51 +1,26 @@
 #!/usr/bin/env python
 """Evaluate a trained detector or segmentor on the test split of its config."""
 
-if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmengine.config import Config
-from mmengine.evaluator import DumpResults
-
-from mmrecnext.checkpoint.sources import check_source
-from mmrecnext.cli import (
+from mmrecnext_autoload.arguments import (
     add_config_arguments,
     add_inference_arguments,
     add_runner_arguments,
-    prepare_run,
-    run,
+    begin,
+    command_line,
 )
-from mmrecnext.engine.build import build_runner
-from mmrecnext.engine.configs import load_config
-from mmrecnext.engine.outputs import (
-    PICKLES,
-    DrawHook,
-    LabelMapHook,
-    check_out,
-    deploy,
-    drawing_settings,
-    drop_idle_metrics,
-    lower_precision,
-    save_coco_json,
-)
-from mmrecnext.engine.prepare import move_data_root
-from mmrecnext.engine.tta import augment
-from mmrecnext.engine.unlabelled import leave_out_annotations, missing_annotations
-from mmrecnext.errors import OptionError
-from mmrecnext.export.exported import is_exported
-from mmrecnext.export.predicting import put_in_place
-from mmrecnext.report import ReportHook, check_report
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line; the flags are MMDetection's but --show and --wait-time."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = command_line(
+        __doc__,
+        'python tools/test.py mask_rcnn_recnext_m3_coco.py epoch_12.pth',
+        'python tools/test.py CONFIG CHECKPOINT --report report --show-dir drawn',
+    )
     add_config_arguments(parser)
     parser.add_argument(
         'checkpoint', help='checkpoint of the same model, or a file exported from it'
@@ -79,9 +54,38 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main():
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
+from mmengine.config import Config
+from mmengine.evaluator import DumpResults
+
+from mmrecnext.checkpoint.sources import check_source
+from mmrecnext.cli import prepare_run, run
+from mmrecnext.engine.build import build_runner
+from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.outputs import (
+    PICKLES,
+    DrawHook,
+    LabelMapHook,
+    check_out,
+    deploy,
+    drawing_settings,
+    drop_idle_metrics,
+    lower_precision,
+    save_coco_json,
+)
+from mmrecnext.engine.prepare import move_data_root
+from mmrecnext.engine.tta import augment
+from mmrecnext.engine.unlabelled import leave_out_annotations, missing_annotations
+from mmrecnext.errors import OptionError
+from mmrecnext.export.predicting import put_in_place
+from mmrecnext.report import ReportHook, check_report
+from mmrecnext_autoload.choices import is_exported
+
+
+def main(args: argparse.Namespace):
     """Evaluate, and end with a line of figures."""
-    args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     check_out(cfg, args.out)
     if args.data_root:
@@ -121,6 +125,7 @@ def main():
             ('pictures', args.show_dir),
             ('predictions', args.out),
             ('report', report),
+            ('log', runner.log_dir),
         ):
             if place:
                 print(f'{kind} in {place}')
@@ -181,4 +186,4 @@ def closing(
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, args)

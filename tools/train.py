@@ -1,34 +1,21 @@
 #!/usr/bin/env python
 """Train a detector, a segmentor or a classifier."""
 
-if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
 
-from mmrecnext.cli import (
+from mmrecnext_autoload.arguments import (
     add_config_arguments,
     add_runner_arguments,
-    prepare_run,
-    run,
+    begin,
+    command_line,
 )
-from mmrecnext.engine.build import build_runner
-from mmrecnext.engine.configs import load_config
-from mmrecnext.engine.precision import AMP_DTYPES, use_amp
-from mmrecnext.engine.resume import resume_from, saved_checkpoints
-from mmrecnext.engine.stopping import first_process, lock
-from mmrecnext.errors import ConfigError
-from mmrecnext.files import remove_unfinished
+from mmrecnext_autoload.choices import AMP_DTYPES
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line; the flags are MMDetection's."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        epilog='Example: train.py mask_rcnn_recnext_m3_coco.py --amp',
+    parser = command_line(
+        __doc__, 'python tools/train.py mask_rcnn_recnext_m3_coco.py --amp'
     )
     add_config_arguments(parser)
     add_runner_arguments(parser)
@@ -67,9 +54,21 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def main():
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
+from mmrecnext.cli import command_to_resume, prepare_run, resumable, run
+from mmrecnext.engine.build import build_runner
+from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.precision import use_amp
+from mmrecnext.engine.resume import resume_from
+from mmrecnext.engine.stopping import first_process, lock
+from mmrecnext.errors import ConfigError
+from mmrecnext.files import remove_unfinished
+
+
+def main(args: argparse.Namespace):
     """Train."""
-    args = parse_args()
     cfg = load_config(args.config, args.cfg_options, classifiers=True)
     prepare_run(cfg, args, splits=('train', 'val'))
     if args.amp or args.amp_dtype:
@@ -83,16 +82,13 @@ def main():
         remove_unfinished(cfg.work_dir)
     if args.resume is not None:
         resume_from(cfg, args.resume, args.new_schedule)
-    try:
+    with resumable(cfg.work_dir, command_to_resume(args)):
         runner = build_runner(cfg)
         runner.new_schedule = args.new_schedule
         runner.train()
-    except KeyboardInterrupt as stop:
-        saved = saved_checkpoints(cfg.work_dir)
-        go_on = f'go on from {saved[0]} with --resume' if saved else 'nothing is saved'
-        stop.args = (go_on,)
-        raise
+    if runner.rank == 0:
+        print(f'checkpoints and logs in {cfg.work_dir}')
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, args)

@@ -1,54 +1,35 @@
 #!/usr/bin/env python
 """Draw what a network sees of a picture, how far it sees, and how it learned."""
 
-if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from mmrecnext import RecNeXt
-from mmrecnext.checkpoint.sources import check_source
-from mmrecnext.cli import add_config_arguments, file_to_write, run
-from mmrecnext.engine.configs import load_config
-from mmrecnext.engine.predictor import Predictor
-from mmrecnext.errors import ConfigError
-from mmrecnext.plots import check_picture
-from mmrecnext.visualize.curves import draw_curves, published_run, read_run
-from mmrecnext.visualize.fields import (
-    KERNEL_SIZE,
-    draw_fields,
-    model_fields,
-    recconv_fields,
+from mmrecnext_autoload.arguments import (
+    add_common,
+    add_config_arguments,
+    begin,
+    command_line,
+    file_to_write,
 )
-from mmrecnext.visualize.maps import draw_maps, explained, look, strengths
 
-EXAMPLES = """examples:
-  tools/visualize.py maps CONFIG CHECKPOINT photo.jpg --out maps.png
-  tools/visualize.py cam CONFIG CHECKPOINT photo.jpg --out cam.png
-  tools/visualize.py fields m3 a3 t --out fields.png
-  tools/visualize.py curves work_dirs/mask_rcnn_recnext_m3_coco --out curves.png
-"""
+EXAMPLES = {
+    name: f'python tools/visualize.py {name} {rest} --out {name}.png'
+    for name, rest in {
+        'maps': 'CONFIG CHECKPOINT photo.jpg',
+        'cam': 'CONFIG CHECKPOINT photo.jpg',
+        'fields': 'm3 a3 t',
+        'curves': 'work_dirs/mask_rcnn_recnext_m3_coco',
+    }.items()
+}
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line(__doc__, *EXAMPLES.values())
     what = parser.add_subparsers(dest='what', required=True, metavar='WHAT')
     maps = what.add_parser('maps', help='the maps of every stage and pyramid level')
-    maps.set_defaults(draw=show_maps)
     cam = what.add_parser('cam', help='what each detection, or class, rests on')
-    cam.set_defaults(draw=show_cam)
     for command in (maps, cam):
         add_config_arguments(command)
         command.add_argument('checkpoint', help='its weights')
@@ -59,7 +40,6 @@ def parse_args() -> argparse.Namespace:
         '--score-thr', type=float, default=0.3, help='of detections, the least [0.3]'
     )
     fields = what.add_parser('fields', help='how far RecConv and whole models see')
-    fields.set_defaults(draw=show_fields)
     fields.add_argument('arch', nargs='*', default=['m3', 'a3', 't'], help='[m3 a3 t]')
     fields.add_argument(
         '--checkpoint',
@@ -71,10 +51,10 @@ def parse_args() -> argparse.Namespace:
     curves = what.add_parser(
         'curves', help='loss, learning rate and figures of runs, beside the published'
     )
-    curves.set_defaults(draw=show_curves)
     curves.add_argument('work_dir', nargs='+', help='of a run')
     curves.add_argument('--figures', nargs='+', default=(), help='such as bbox_mAP')
     for name, command in what.choices.items():
+        add_common(command, EXAMPLES[name])
         command.add_argument(
             '--out',
             type=file_to_write,
@@ -84,11 +64,34 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main():
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
+import torch
+
+from mmrecnext import RecNeXt
+from mmrecnext.checkpoint.sources import check_source
+from mmrecnext.cli import run
+from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.predictor import Predictor
+from mmrecnext.engine.terminal import counted
+from mmrecnext.errors import ConfigError
+from mmrecnext.plots import check_picture
+from mmrecnext.visualize.curves import draw_curves, published_run, read_run
+from mmrecnext.visualize.fields import (
+    KERNEL_SIZE,
+    draw_fields,
+    model_fields,
+    recconv_fields,
+)
+from mmrecnext.visualize.maps import draw_maps, explained, look, strengths
+
+
+def main(args: argparse.Namespace):
     """Draw, and say where it is."""
-    args = parse_args()
     check_picture(args.out, '--out')
-    args.draw(args).savefig(args.out, dpi=130)
+    draw = dict(maps=show_maps, cam=show_cam, fields=show_fields, curves=show_curves)
+    draw[args.what](args).savefig(args.out, dpi=130)
     print(f'drawn in {args.out}')
 
 
@@ -113,7 +116,11 @@ def show_cam(args: argparse.Namespace):
     """
     predictor = predictor_of(args, args.score_thr)
     seen = look(predictor, args.picture, (args.part,))
-    row = list(explained(predictor, seen, args.part, args.most))
+    most, row = min(args.most, len(seen.targets)), []
+    with counted('explaining', most, 'predictions') as advance:
+        for each in explained(predictor, seen, args.part, args.most):
+            row.append(each)
+            advance()
     if not row:
         raise ConfigError(
             f'{args.picture}: nothing was found with a score of {args.score_thr} or '
@@ -125,12 +132,14 @@ def show_cam(args: argparse.Namespace):
 def show_fields(args: argparse.Namespace):
     """Draw how far networks see."""
     models = with_weights(args.arch, args.checkpoint)
-    return draw_fields(
-        {
-            f'RecConv of {KERNEL_SIZE} x {KERNEL_SIZE}': recconv_fields(),
-            'last stage': model_fields(models, args.size),
-        }
-    )
+    with counted('measuring', 1 + len(models), 'rows and models') as advance:
+        of_recconv, of_models = recconv_fields(), []
+        advance()
+        for name, model in models.items():
+            of_models += model_fields({name: model}, args.size)
+            advance()
+    kind = f'RecConv of {KERNEL_SIZE} x {KERNEL_SIZE}'
+    return draw_fields({kind: of_recconv, 'last stage': of_models})
 
 
 def with_weights(archs: Sequence[str], checkpoints: Sequence[str]) -> dict:
@@ -163,4 +172,4 @@ def show_curves(args: argparse.Namespace):
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, args)

@@ -12,16 +12,15 @@ import torch
 from mmrecnext.archs import ARCHS, MLLA_ARCHS, timm_name
 from mmrecnext.errors import OptionError, closest
 from mmrecnext.export.engines import ENGINES, engines_for
-from mmrecnext.export.exported import is_exported
+from mmrecnext_autoload import choices
+from mmrecnext_autoload.choices import is_exported
 
-FORMS = ('original', 'train', 'deploy')
 EXPORTED = 'exported'
 """The form of a file, which has been given another before."""
 
-LAYOUTS = ('nchw', 'nhwc')
-MODES = ('eager', 'compiled', 'frozen')
-WORKS = ('forward', 'step')
-DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+DTYPES: dict[str, torch.dtype] = {
+    name: getattr(torch, whole) for name, whole in choices.DTYPES.items()
+}
 
 
 @dataclass(frozen=True)
@@ -123,11 +122,11 @@ def grid(
 
     Args:
         models: see :func:`kind_of`.
-        forms: some of ``FORMS``.
-        layouts: some of ``LAYOUTS``.
-        modes: some of ``MODES``.
+        forms: some of ``choices.FORMS``.
+        layouts: some of ``choices.LAYOUTS``.
+        modes: some of ``choices.MODES``.
         dtypes: some of ``DTYPES``.
-        works: some of ``WORKS``.
+        works: some of ``choices.WORKS``.
         shape: height and width of the images.
         batches: numbers of images.
         engines: some of ``ENGINES``, for files; by default all that are installed.

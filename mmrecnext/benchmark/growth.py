@@ -8,9 +8,8 @@ from dataclasses import replace
 from mmrecnext.benchmark.cases import Case
 from mmrecnext.benchmark.measure import Report, Result, measure
 from mmrecnext.benchmark.report import condensed, way
+from mmrecnext_autoload.choices import BATCHES, SIDES
 
-SIDES = (224, 512, 1024, 2048)
-BATCHES = (1, 4, 16, 64)
 REFERENCE_SIDE = 512
 
 

@@ -29,10 +29,10 @@ from mmrecnext.models.backbone import Backbone
 from mmrecnext.models.classifier import backbone_class, classifier_class
 from mmrecnext.models.fusion import fuse_conv_norms
 from mmrecnext.pretrained import INPUT_SIDE
+from mmrecnext_autoload.choices import CHECKPOINTS
 
 Arch = str | Mapping[str, Any]
 
-FORMS = ('published', 'safetensors', 'bare', 'backbone', 'fused', 'network')
 SUFFIXES = {'.safetensors': 'safetensors', '.pt': 'fused', '.bin': 'bare'}
 """Forms that the name of a file tells."""
 
@@ -52,7 +52,7 @@ def is_network(weights: Mapping[str, Tensor]) -> bool:
 
 
 def choose_form(weights: Mapping[str, Tensor], file: Path) -> str:
-    """Return the form that the name of the output asks for, of ``FORMS``.
+    """Return the form that the name of the output asks for, of ``CHECKPOINTS``.
 
     Raises:
         OptionError: for a name that tells none.
@@ -62,7 +62,7 @@ def choose_form(weights: Mapping[str, Tensor], file: Path) -> str:
     if file.suffix != '.pth':
         raise OptionError(
             f'{file} tells no form; names end in .pth, {", ".join(SUFFIXES)}, or the '
-            f'form is named by --to: {", ".join(FORMS)}'
+            f'form is named by --to: {", ".join(CHECKPOINTS)}'
         )
     return 'network' if is_network(weights) else 'published'
 
@@ -115,7 +115,7 @@ def convert(
     Args:
         checkpoint: what a file holds, in any form; of a detector or segmentor the
             backbone without any head is taken.
-        form: what to write, one of ``FORMS`` but ``network``.
+        form: what to write, one of ``CHECKPOINTS`` but ``network``.
         file: where to.
         source: where the checkpoint comes from.
         averaged: see :func:`~mmrecnext.checkpoint.weights.unwrap`.

@@ -18,8 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from mmrecnext.errors import ConfigError
 from mmrecnext.ops.conv import ONEDNN_DTYPES
-
-AMP_DTYPES = {'bf16': 'bfloat16', 'fp16': 'float16'}
+from mmrecnext_autoload.choices import AMP_DTYPES
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -136,8 +136,15 @@ class Predictor:
                 cv2.imwrite(str(file), frame)
                 yield self(file)
 
-    def film(self, video: Path, out_file: Path) -> list[dict[str, Any]]:
+    def film(
+        self, video: Path, out_file: Path, each: Callable[[], object] = lambda: None
+    ) -> list[dict[str, Any]]:
         """Draw the predictions of a video into another, MPEG-4, whole or not at all.
+
+        Args:
+            video: to predict.
+            out_file: to write.
+            each: is called after each frame.
 
         Returns:
             What was found, as ``describe`` says it, and the number of the frame,
@@ -159,6 +166,7 @@ class Predictor:
             for index, (picture, sample) in enumerate(self.frames(video)):
                 writer.write(cv2.resize(self.draw(picture, sample), size))
                 found.append({'frame': index, **self.describe(sample)})
+                each()
             writer.release()
         return found
 
@@ -188,6 +196,11 @@ class Predictor:
             ``detections`` or ``segments``, ``shares``, ``poses`` or ``classes``.
         """
         return self.kind.describe(sample, self.score_thr)
+
+
+def frames_of(video: Path) -> int:
+    """Return how many frames a video has, 0 of one that OpenCV cannot read."""
+    return len(mmcv.VideoReader(str(video)))
 
 
 def split_pipeline(pipeline: Sequence[Any]) -> tuple[Compose, Compose]:

@@ -34,7 +34,7 @@ def prepare(
             ``work_dirs/`` and the name of its file.
         data_root: where the data stand, in place of the config's ``data_root``.
         launcher: what has started this process, a key of
-            :data:`~mmrecnext.engine.stopping.RANKS`, or ``none``.
+            :data:`~mmrecnext_autoload.choices.RANKS`, or ``none``.
 
     Raises:
         ConfigError: where data are missing, or settings of what is to run.

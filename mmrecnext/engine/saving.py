@@ -10,8 +10,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.registry import HOOKS
 
-from mmrecnext.engine.stopping import Terminated, termination
 from mmrecnext.errors import ConfigError
+from mmrecnext_autoload.signals import termination
 
 
 class RemovingLater:
@@ -45,8 +45,8 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     MMEngine removes an outdated checkpoint, then writes the next: with one to keep, a
     kill or a full disk between the two leaves none. A run by iterations that is told to
-    end (SIGTERM) saves after the step at hand; one by epochs could not go on from the
-    middle of an epoch.
+    end (Ctrl-C, SIGTERM) saves after the step at hand; one by epochs could not go on
+    from the middle of an epoch.
     """
 
     file_backend: Any
@@ -55,17 +55,17 @@ class CheckpointHook(MMEngineCheckpointHook):
         """Find where to save; see MMEngine."""
         super().before_train(runner)
         self.file_backend = RemovingLater(self.file_backend)
-        termination.arrived = False  # of an earlier run of this process
+        termination.arrived = 0  # of an earlier run of this process
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None):
-        """Hold SIGTERM back until the step is done."""
+        """Hold signals back until the step is done."""
         termination.held = not self.by_epoch
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None):
         """Save if it is time, or the last time.
 
         Raises:
-            Terminated: where SIGTERM arrived during the step.
+            KeyboardInterrupt: where a signal arrived during the step.
         """
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         # The first process saves; the others, who may hear of it a step sooner or
@@ -74,10 +74,10 @@ class CheckpointHook(MMEngineCheckpointHook):
             name = self.filename_tmpl.format(runner.iter + 1)
             if os.path.basename(self.last_ckpt or '') != name:
                 self._save_checkpoint(runner)
-            raise Terminated
+            termination.end()
 
     def before_val_epoch(self, runner):
-        """Let SIGTERM end a validation, whose weights may be averaged ones."""
+        """Let signals end a validation, whose weights may be averaged ones."""
         termination.held = False
 
     def after_train(self, runner):

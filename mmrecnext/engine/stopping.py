@@ -1,19 +1,17 @@
-"""Ends that come from outside: signals, and another run in the same folder."""
+"""What keeps a run from beginning: no launcher, or another run in its folder."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import os
-import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO
 
 from mmengine.logging import print_log
 
 from mmrecnext.errors import ConfigError
+from mmrecnext_autoload.choices import RANKS
 
 try:
     import fcntl
@@ -23,13 +21,6 @@ except ImportError:  # on Windows
 LOCK = '.lock'
 """File in a work dir that its run holds a lock of, and that names the run."""
 
-RANKS = {
-    'pytorch': 'RANK',
-    'slurm': 'SLURM_PROCID',
-    'mpi': 'OMPI_COMM_WORLD_RANK',
-}
-"""Variables in which launchers number their processes."""
-
 STARTS = {
     'pytorch': 'Use tools/dist_train.sh, or torchrun',
     'slurm': 'Use tools/slurm_train.sh, or srun',
@@ -37,46 +28,6 @@ STARTS = {
 }
 
 _locked: dict[str, IO[str]] = {}
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was told to end, by SIGTERM as schedulers of jobs send it."""
-
-
-class Termination:
-    """What SIGTERM does: it ends the process like Ctrl-C, or waits to be asked for.
-
-    Attributes:
-        held (bool): whether a first signal is to wait; a second one ends at once.
-        arrived (bool): whether one is waiting, or has ended the process.
-    """
-
-    def __init__(self):
-        self.held = self.arrived = False
-
-    def __call__(self, number: int, frame):
-        """Answer the signal.
-
-        Raises:
-            Terminated: where it is not to wait.
-        """
-        again, self.arrived = self.arrived, True
-        if again or not self.held:
-            raise Terminated
-
-    @contextmanager
-    def answered(self) -> Iterator[None]:
-        """Answer the signals that arrive in the context."""
-        self.held = self.arrived = False
-        before = signal.signal(signal.SIGTERM, self)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-termination = Termination()
-"""The one of this process."""
 
 
 def first_process(launcher: str = 'none') -> bool:

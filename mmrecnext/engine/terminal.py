@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from typing import TypeVar
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -21,6 +22,7 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -44,6 +46,8 @@ FOR_DEVELOPERS = (FutureWarning, DeprecationWarning, PendingDeprecationWarning)
 
 DEPRECATED = 'be deprecated'
 """What MMEngine and its kin say in its place, in the log and in other warnings."""
+
+T = TypeVar('T')
 
 SMOOTHED = 20  # steps whose mean loss is shown
 
@@ -145,7 +149,7 @@ class ProgressHook(Hook):
             return
         # No thread redraws it: processes that load data are forked meanwhile.
         self.bar = Progress(
-            *columns(),
+            *columns(MofNCompleteColumn(), TextColumn('{task.fields[loss]}')),
             console=self.console,
             auto_refresh=False,
             speed_estimate_period=300,
@@ -213,15 +217,100 @@ class TimeLeft(TimeRemainingColumn):
         return super().render(task) + Text(' in all' if task.finished else ' left')
 
 
-def columns() -> list[ProgressColumn]:
-    """Return what a line of progress is made of; the bar takes the room left."""
+def columns(*figures: ProgressColumn) -> list[ProgressColumn]:
+    """Return what a line of progress is made of; the bar takes the room left.
+
+    Args:
+        figures: what stands between it and the time left.
+    """
     return [
         TextColumn('{task.description}'),
         BarColumn(bar_width=None, table_column=Column(ratio=1)),
-        MofNCompleteColumn(),
-        TextColumn('{task.fields[loss]}'),
+        *figures,
         TimeLeft(compact=True, elapsed_when_finished=True),
     ]
+
+
+def line_of_progress(*figures: ProgressColumn, has_thread: bool) -> Progress:
+    """Return a line on a terminal's error stream; nothing elsewhere.
+
+    Args:
+        figures: see :func:`columns`.
+        has_thread: whether one redraws it, not where processes are forked meanwhile.
+    """
+    console = Console(stderr=True)
+    return Progress(
+        *columns(*figures),
+        console=console,
+        disable=not console.is_interactive,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # what is piped stays in its pipe
+        auto_refresh=has_thread,
+        speed_estimate_period=300,
+    )
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, float], None]]:
+    """Show which part of the work is at hand, how much is done, and the time left.
+
+    Yields:
+        What is told what comes next, and what share is done.
+    """
+    with line_of_progress(TaskProgressColumn(), has_thread=True) as bar:
+        task = bar.add_task('', total=1.0)
+
+        def advance(text: str, done: float):
+            bar.update(task, description=text, completed=done, refresh=True)
+
+        yield advance
+
+
+@contextmanager
+def counted(text: str, total: int, what: str) -> Iterator[Callable[[], None]]:
+    """Show how many steps are done, and the time left; what stops them is told.
+
+    Args:
+        text: what is done.
+        total: number of steps.
+        what: what is done in each, in the plural.
+
+    Yields:
+        What is called after each.
+    """
+    done = 0
+    with line_of_progress(MofNCompleteColumn(), has_thread=False) as bar:
+        task = bar.add_task(text, total=total)
+        bar.refresh()
+
+        def advance():
+            nonlocal done
+            done += 1
+            bar.update(task, completed=done, refresh=True)
+
+        try:
+            yield advance
+        except KeyboardInterrupt as stop:
+            stop.args = stop.args or (f'{done} of {total} {what} are done',)
+            raise
+
+
+@contextmanager
+def tracked(items: Iterable[T], text: str, what: str) -> Iterator[Iterator[T]]:
+    """Show progress as of :func:`counted` through items, which have a length.
+
+    Yields:
+        The items.
+    """
+    assert isinstance(items, Sized)
+    with counted(text, len(items), what) as advance:
+
+        def each() -> Iterator[T]:
+            for item in items:
+                yield item
+                advance()
+
+        yield each()
 
 
 @contextmanager

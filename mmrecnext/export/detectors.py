@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from mmrecnext.errors import ExportError, OptionError
 from mmrecnext.export.dense import CODERS, DenseHead, WholeDenseDetector
 from mmrecnext.export.images import Preparation
-from mmrecnext.export.masks import MASKS
 from mmrecnext.export.matching import (
     PADDING,
     compare_detections,
@@ -23,6 +22,7 @@ from mmrecnext.export.matching import (
 from mmrecnext.export.proof import LIMIT
 from mmrecnext.export.subjects import Subject, description, exportable
 from mmrecnext.export.two_stage import WholeTwoStageDetector
+from mmrecnext_autoload.choices import MASKS
 
 TWO_STAGE = ('TwoStageDetector', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN')
 """Types of models that do no more than look for regions, and at these."""

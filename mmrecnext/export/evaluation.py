@@ -15,12 +15,11 @@ from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from rich.console import Console
-from rich.progress import track
 
 from mmrecnext.checkpoint import load_network
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.data import check_data
+from mmrecnext.engine.terminal import tracked
 from mmrecnext.engine.unlabelled import metrics_of, missing_annotations
 from mmrecnext.errors import ConfigError
 from mmrecnext.export.predicting import Exported
@@ -78,8 +77,10 @@ def evaluate(cfg: Config, model: BaseModel) -> Figures:
             loader = Runner.build_dataloader(copy.deepcopy(cfg.test_dataloader))
             evaluator = Evaluator(copy.deepcopy(metrics_of(cfg)))
         evaluator.dataset_meta = loader.dataset.metainfo
-        for batch in track(loader, 'Evaluating', console=Console(stderr=True)):
-            evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
+        with tracked(loader, 'evaluating', 'batches') as batches:
+            for batch in batches:
+                samples = model.test_step(batch)
+                evaluator.process(data_samples=samples, data_batch=batch)
         with redirect_stdout(io.StringIO()):  # of pycocotools
             figures: Figures = evaluator.evaluate(len(loader.dataset))
     finally:

@@ -21,11 +21,6 @@ from mmrecnext.export.write import PICTURES, PREFIX
 from mmrecnext.pretrained import MEAN, STD
 
 
-def is_exported(name: str) -> bool:
-    """Tell whether a name is one of a written file, by its suffix."""
-    return Path(name).suffix in {row.suffix for row in FORMATS.values()}
-
-
 @dataclass(frozen=True)
 class ExportedFile:
     """A written file.

@@ -24,6 +24,7 @@ from mmrecnext.export.enlarging import WholeFactors
 from mmrecnext.export.proof import Run
 from mmrecnext.export.recording import ChannelsFirst, Recording
 from mmrecnext.export.reductions import SINGLE, Reduction, halved
+from mmrecnext_autoload import choices
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,6 @@ class Format:
 
     Args:
         name: what it is called on the command line.
-        suffix: what names of its files end in.
         packages: that it needs, as they are imported and installed.
         write: writes what was recorded.
         read: returns what runs a file, from pictures to outputs by name.
@@ -49,7 +49,6 @@ class Format:
     """
 
     name: str
-    suffix: str
     packages: tuple[str, ...]
     write: Callable[[Recording, Path], None]
     read: Callable[..., Run]
@@ -62,6 +61,11 @@ class Format:
     graph_dtype: torch.dtype | None = None
     elsewhere: str = ''
     way: Callable[[bool], AbstractContextManager[Any]] | None = None
+
+    @property
+    def suffix(self) -> str:
+        """What names of its files end in."""
+        return choices.FORMATS[self.name]
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -85,7 +89,6 @@ FORMATS = {
     for row in (
         Format(
             name='onnx',
-            suffix='.onnx',
             packages=('onnx', 'onnxscript', 'onnxruntime'),
             write=onnx_file.write,
             read=onnx_file.read,
@@ -95,7 +98,6 @@ FORMATS = {
         ),
         Format(
             name='openvino',
-            suffix='.xml',
             companions=('.bin',),
             packages=('onnx', 'onnxscript', 'openvino'),
             write=openvino_file.write,
@@ -111,7 +113,6 @@ FORMATS = {
         ),
         Format(
             name='pt2',
-            suffix='.pt2',
             packages=(),
             write=pt2_file.write,
             read=pt2_file.read,
@@ -120,7 +121,6 @@ FORMATS = {
         ),
         Format(
             name='torchscript',
-            suffix='.ts',
             packages=(),
             write=torchscript_file.write,
             read=torchscript_file.read,
@@ -129,7 +129,6 @@ FORMATS = {
         ),
         Format(
             name='executorch',
-            suffix='.pte',
             companions=(executorch_file.BESIDE,),
             packages=('executorch',),
             write=executorch_file.write,
@@ -141,7 +140,6 @@ FORMATS = {
         ),
         Format(
             name='coreml',
-            suffix='.mlpackage',
             packages=('coremltools',),
             write=coreml_file.write,
             is_folder=True,
@@ -150,7 +148,6 @@ FORMATS = {
         ),
         Format(
             name='coreml-nn',
-            suffix='.mlmodel',
             packages=('coremltools',),
             write=coreml_file.write_layers,
             **COREML,

@@ -7,10 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MASKS = ('picture', 'box')
-"""What becomes of masks: pasted into the picture, at its size and by the threshold of
-the config; or as they are predicted in each box, probabilities."""
-
 
 def paste(masks: Tensor, boxes: Tensor, height: Any, width: Any) -> Tensor:
     """Enlarge masks to their boxes, bilinearly, in pictures that are zero elsewhere.

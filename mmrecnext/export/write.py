@@ -26,8 +26,11 @@ from mmrecnext.export.subjects import Subject
 from mmrecnext.export.timing import ROUNDS, time_in_turn
 from mmrecnext.files import atomic_write
 from mmrecnext.version import __version__
+from mmrecnext_autoload import choices
 
-PICTURES = {'uint8': torch.uint8, 'float32': torch.float32}
+PICTURES: dict[str, torch.dtype] = {
+    name: getattr(torch, name) for name in choices.PICTURES
+}
 """Types that pictures may have in a file, by name."""
 
 PREFIX = 'mmrecnext.'
@@ -64,6 +67,7 @@ def export(
     dtype: str = SINGLE,
     calibration: Sequence[Tensor] = (),
     ios_safe: bool = False,
+    progress: Callable[[str, float], None] = lambda text, done: None,
 ) -> Report:
     """Write a network, and run the file beside it: whole and equal, or not at all.
 
@@ -78,6 +82,7 @@ def export(
             proven in single precision before they are rounded, and measured after.
         calibration: pictures ``[3, H, W]`` that ``int8`` needs, as a test reads them.
         ios_safe: whether maps of Core ML are enlarged by transposed convolutions.
+        progress: is told what comes next, and what share is done.
 
     Raises:
         OptionError: for an impossible option, or a package that is missing.
@@ -90,12 +95,15 @@ def export(
     if ios_safe and not row.elsewhere:
         raise OptionError(f'{format} files are none of iOS: --ios-safe is for Core ML')
     check_calibration(row, dtype, calibration)
+    parts = 3 if dtype == SINGLE else 5
+    progress('record', 0)
     start = time.perf_counter()
     shown_as = row.graph_dtype or PICTURES[pictures]
     with _explained(f'PyTorch cannot record this network{_advice(size)}'):
         way = row.way(ios_safe) if row.way else None
         recording = record(subject, size, pictures, shown_as, row.is_single, way)
     with atomic_write(file, *row.companions) as place:
+        progress('write', 1 / parts)
         with _explained(f'{row.name} has no way to write this network'):
             row.write(recording, place)
         seconds = time.perf_counter() - start
@@ -103,17 +111,20 @@ def export(
         def opened() -> Run:
             return recording if row.elsewhere else row.read(place)
 
+        progress('run', 2 / parts)
         trials = prove(subject, opened, size, shown_as) if verify else []
         rounding: list[Trial] = []
         times: list[float] = []
         if dtype != SINGLE:
             single = row.read(place) if verify and calibration else None
+            progress(f'turn into {dtype}', 3 / parts)
             start = time.perf_counter()
             reduction = row.reductions[dtype]
             as_input = partial(_as_input, subject, size, PICTURES[pictures])
             with _explained(f'{row.name} has no way to hold this network in {dtype}'):
                 reduction.apply(place, recording, calibration, as_input)
             seconds += time.perf_counter() - start
+            progress(f'run in {dtype}', 4 / parts)
             if verify and not row.elsewhere:
                 limit = reduction.limit(subject.roughly, size, shown_as)
                 rounding = prove(subject.roughly, opened, size, shown_as, limit)

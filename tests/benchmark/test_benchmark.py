@@ -11,7 +11,7 @@ from torch import nn
 
 from mmrecnext.archs import ARCHS
 from mmrecnext.benchmark.accuracy import box_ap, top1
-from mmrecnext.benchmark.cases import WORKS, Case, grid
+from mmrecnext.benchmark.cases import Case, grid
 from mmrecnext.benchmark.detector import (
     PARTS,
     PartClock,
@@ -27,6 +27,7 @@ from mmrecnext.benchmark.workloads import Workload, build_backbone, compiled
 from mmrecnext.errors import OptionError
 from mmrecnext.models import RecNeXt
 from mmrecnext.pretrained import FIGURES
+from mmrecnext_autoload.choices import WORKS
 from tests.helpers import ROOT, SMALL, check, golden_tensor, run_tool
 
 

@@ -1,7 +1,5 @@
 """Models without published weights, a changed RecNeXt and an MLLA, in the tools."""
 
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -14,7 +12,7 @@ from mmrecnext.classification import load_classifier
 from mmrecnext.engine.named import Named, named
 from mmrecnext.errors import CheckpointError, ConfigError, OptionError
 from mmrecnext.models.classifier import backbone_class, classifier_class
-from tests.helpers import TINY, randomise, tool
+from tests.helpers import TINY, randomise, run_main, tool
 
 MLLA = dict(base='nano_recattn_rope', embed_dim=16, depths=[1, 1, 1, 1])
 RECNEXT = {k: list(v) if isinstance(v, tuple) else v for k, v in TINY.items()}
@@ -36,8 +34,7 @@ def saved(arch, folder):
 
 
 def run(name, monkeypatch, *args):
-    monkeypatch.setattr(sys, 'argv', [name, *map(str, args)])
-    tool(name).main()
+    run_main(tool(name), monkeypatch, *args)
 
 
 def images(*size):

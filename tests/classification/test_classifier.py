@@ -26,7 +26,14 @@ from mmrecnext.classification import (
 )
 from mmrecnext.errors import CheckpointError, ConfigError, OptionError
 from mmrecnext.pretrained import FIGURES, PRETRAINED, TAGS, get_pretrained
-from tests.helpers import golden_input, golden_tensor, golden_weights, run_tool, tool
+from tests.helpers import (
+    golden_input,
+    golden_tensor,
+    golden_weights,
+    run_main,
+    run_tool,
+    tool,
+)
 
 TINY = dict(base='m0', dims=(8, 16, 32, 64), depths=(1, 1, 1, 1))
 
@@ -344,10 +351,9 @@ class TestEvalImagenet:
     ):
         file = tmp_path / 'm0.pth'
         torch.save({'model': golden_weights(golden_states, 'm0', head=True)}, file)
-        command = f'eval recnext_m0 --data {folder} --checkpoint {file}'
-        monkeypatch.setattr(sys, 'argv', command.split())
+        args = ['recnext_m0', '--data', folder, '--checkpoint', file]
         with pytest.raises(ConfigError, match=r'3 classes, but .* tells 1000 apart'):
-            eval_imagenet.main()
+            run_main(eval_imagenet, monkeypatch, *args)
 
 
 class TestLoadClassifier:
@@ -443,8 +449,7 @@ def test_publish_reads_what_timm_saves(golden_states, tmp_path, ema):
 
 def test_get_flops_counts_a_model_that_is_not_published(monkeypatch, capsys):
     monkeypatch.setitem(ARCHS, 'm9', get_arch(dict(base='m0', depths=(1, 1, 1, 1))))
-    monkeypatch.setattr(sys, 'argv', ['get_flops.py', 'recnext_m9', '--shape', '64'])
-    get_flops.main()
+    run_main(get_flops, monkeypatch, 'recnext_m9', '--shape', 64)
     row = capsys.readouterr().out.splitlines()[-1]
     name, params, published, _, macs, published_macs = row.split('│')
     assert name.strip() == 'recnext_m9' and float(params) > 0 and float(macs) > 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmrecnext.errors import ConfigError
-from tests.helpers import DATA, ROOT, check, run_tool, tool
+from tests.helpers import DATA, ROOT, check, run_main, run_tool, tool
 
 model_zoo = tool('model_zoo')
 
@@ -96,17 +96,14 @@ def test_outdated_pages_are_noticed(monkeypatch, tmp_path):
         copy = tmp_path / getattr(model_zoo, name).name
         copy.write_text(getattr(model_zoo, name).read_text())
         monkeypatch.setattr(model_zoo, name, copy)
-    monkeypatch.setattr('sys.argv', ['model_zoo.py', '--check'])
-    model_zoo.main()
+    run_main(model_zoo, monkeypatch, '--check')
     for page in (model_zoo.README, model_zoo.DOCUMENT):
         text = page.read_text()
         page.write_text(text.replace('41.74', '41.75'))
         with pytest.raises(ConfigError, match=f'{page.name} is out of date'):
-            model_zoo.main()
-        monkeypatch.setattr('sys.argv', ['model_zoo.py'])
-        model_zoo.main()
+            run_main(model_zoo, monkeypatch, '--check')
+        run_main(model_zoo, monkeypatch)
         assert page.read_text() == text
-        monkeypatch.setattr('sys.argv', ['model_zoo.py', '--check'])
 
 
 def test_a_readme_without_the_marks_is_named(monkeypatch, tmp_path):

@@ -22,8 +22,8 @@ from mmengine.registry import MODELS
 
 from mmrecnext import ARCHS
 from mmrecnext.engine.configs import load_config
-from mmrecnext.export.exported import is_exported
 from mmrecnext.pretrained import PRETRAINED
+from mmrecnext_autoload.choices import is_exported
 from tests.docs.doc_blocks import BLOCKS, commands, words
 from tests.docs.sandbox import (
     SERVER,

@@ -97,7 +97,7 @@ def test_targets_of_make_exist(page, name):
 def test_flags_of_tools_exist(page, name):
     if name in ('--help', '--show', '--wait-time'):
         return  # argparse's own, and those that are said to be missing
-    sources = [*ROOT.glob('tools/*.py'), *ROOT.glob('mmrecnext/**/*.py')]
+    sources = [*ROOT.glob('tools/*.py'), *ROOT.glob('mmrecnext*/**/*.py')]
     assert any(f"'{name}'" in source.read_text() for source in sources)
 
 

@@ -16,7 +16,7 @@ from mmrecnext.engine.predictions import describe_classes, label_map_of
 from mmrecnext.engine.predictor import Predictor, displayable, middles
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
-from tests.helpers import ROOT, tool
+from tests.helpers import ROOT, run_main, tool
 
 CLASSES = ('background', 'circle', 'square', 'triangle', 'star', 'cross')
 WAYS = {
@@ -328,9 +328,8 @@ def test_odd_pictures_lose_no_others(shapes, tmp_path, monkeypatch, capsys):
     out = tmp_path / 'out'
     args = [tmp_path / 'config.py', weights, folder, folder / 'inner']
     args += ['--out-dir', out, '--label-maps', '--device', 'cpu']
-    monkeypatch.setattr('sys.argv', ['infer.py', *map(str, args)])
     with pytest.raises(ConfigError) as told:
-        infer.main()
+        run_main(infer, monkeypatch, *args)
     for name in ('b_half.jpg', 'c_empty.png'):
         assert f'{folder / name} is not an image that can be read' in str(told.value)
     predictions = json.loads((out / 'predictions.json').read_text())

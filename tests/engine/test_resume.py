@@ -15,8 +15,8 @@ from torch import nn
 
 from mmrecnext.engine.resume import latest_checkpoint, resume_from, saved_checkpoints
 from mmrecnext.engine.saving import CheckpointHook, saving_safely
-from mmrecnext.engine.stopping import Terminated, termination
 from mmrecnext.errors import CheckpointError
+from mmrecnext_autoload.signals import termination
 from tests.engine.helpers import COSINE, Net, run
 
 WARM_COSINE = [
@@ -332,22 +332,34 @@ class TestSettings:
 
 
 class Signal(Hook):
-    """Has SIGTERM arrive in the middle of a step."""
+    """Has a signal arrive in the middle of a step."""
+
+    def __init__(self, number):
+        self.number = number
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
 class TestTermination:
-    @pytest.mark.parametrize(('by_epoch', 'first'), [(True, 4), (False, 6)])
-    def test_goes_on_as_if_nothing_had_been(self, by_epoch, first, tmp_path):
+    @pytest.mark.parametrize(
+        ('number', 'by_epoch', 'first'),
+        [
+            (signal.SIGTERM, True, 4),
+            (signal.SIGTERM, False, 6),
+            (signal.SIGINT, False, 6),
+        ],
+    )
+    def test_goes_on_as_if_nothing_had_been(self, number, by_epoch, first, tmp_path):
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         options = dict(steps=3 if by_epoch else 12, by_epoch=by_epoch)
         options.update(param_scheduler=WARM_COSINE)
         whole = run(tmp_path / 'whole', **options)
         hook = {} if by_epoch else dict(interval=100)
-        with termination.answered(), pytest.raises(Terminated):
-            run(tmp_path / 'half', hook=hook, hooks=[Signal()], **options)
+        with termination.answered(), pytest.raises(KeyboardInterrupt):
+            run(tmp_path / 'half', hook=hook, hooks=[Signal(number)], **options)
+        signal.signal(signal.SIGINT, before)
         resumed = run(tmp_path / 'half', resume=True, hook=hook, **options)
         assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= first}
 

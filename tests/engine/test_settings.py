@@ -12,7 +12,7 @@ from mmseg.datasets.transforms import LoadAnnotations
 from torch import nn
 
 from mmrecnext import RecNeXt
-from mmrecnext.cli import check_device
+from mmrecnext.cli import chosen_device
 from mmrecnext.engine.channels import check_channels
 from mmrecnext.engine.data.samples import CheckedPipeline
 from mmrecnext.engine.misbuilt import describe_misbuilt
@@ -167,7 +167,7 @@ def test_a_launcher_that_has_started_nothing_is_told(launcher, monkeypatch):
 @pytest.mark.parametrize('name', ['gpu', '0', 'cuda:99'])
 def test_devices_are_checked(name):
     with pytest.raises(OptionError, match=f'--device {name} cannot be used'):
-        check_device(name)
+        chosen_device(name)
 
 
 class TestParts:

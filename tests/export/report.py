@@ -11,7 +11,7 @@ norms as if they were trained. The result is a report in Markdown.
 from __future__ import annotations
 
 if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
+    from mmrecnext_autoload.signals import answer_signals
 
     answer_signals()  # while the rest is imported
 
@@ -28,13 +28,13 @@ from pathlib import Path
 
 import torch
 from mmengine.logging import MMLogger
-from rich.progress import track
 
 from mmrecnext import ARCHS, RecNeXt
 from mmrecnext.benchmark.machine import machine
 from mmrecnext.benchmark.markdown import table
-from mmrecnext.cli import file_to_write, run
+from mmrecnext.cli import run
 from mmrecnext.engine.configs import load_config
+from mmrecnext.engine.terminal import counted
 from mmrecnext.errors import UserError
 from mmrecnext.export import (
     Subject,
@@ -48,6 +48,7 @@ from mmrecnext.export.proof import LIMIT, pictures, try_pictures
 from mmrecnext.files import write_file
 from mmrecnext.models.classifier import RecNeXtClassifier
 from mmrecnext.swap import swap_backbone, write_config
+from mmrecnext_autoload.arguments import command_line, file_to_write
 from tests.export.helpers import random_weights
 from tests.helpers import randomise
 
@@ -76,9 +77,7 @@ COLUMNS = (
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split('\n')[0], allow_abbrev=False
-    )
+    parser = command_line(__doc__, 'python -m tests.export.report m3 --jobs 2')
     parser.add_argument(
         'names', nargs='*', help='models and configs [all models, and some configs]'
     )
@@ -101,9 +100,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main():
+def main(args: argparse.Namespace):
     """Export all, and write the report."""
-    args = parse_args()
     weights = dict(pair.split('=', 1) for pair in args.weights)
     cases = [
         (name, kind, weights.get(name))
@@ -113,8 +111,10 @@ def main():
     threads = max(1, torch.get_num_threads() // args.jobs)
     rows: list[tuple[str, ...]] = []
     with get_context('spawn').Pool(args.jobs, prepare, (threads,)) as pool:
-        for found in track(pool.imap(examine_one, cases), 'Exporting', len(cases)):
-            rows += found
+        with counted('exporting', len(cases), 'networks') as advance:
+            for found in pool.imap(examine_one, cases):
+                rows += found
+                advance()
         pool.close()
         pool.join()
     write_file(args.out, report(rows).encode())
@@ -212,4 +212,4 @@ batch of pictures, and by how much. Weights are random where it does not say tra
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, parse_args())

@@ -8,7 +8,7 @@ step and predicts. The result is a report in Markdown.
 from __future__ import annotations
 
 if __name__ == '__main__':
-    from mmrecnext_autoload import answer_signals
+    from mmrecnext_autoload.signals import answer_signals
 
     answer_signals()  # while the rest is imported
 
@@ -26,19 +26,18 @@ from mmengine.logging import MMLogger
 
 from mmrecnext.benchmark.machine import cpu_model
 from mmrecnext.benchmark.markdown import table
-from mmrecnext.cli import file_to_write, run
+from mmrecnext.cli import run
 from mmrecnext.engine.frameworks import FRAMEWORKS, names_of
 from mmrecnext.errors import OptionError
 from mmrecnext.files import write_file
+from mmrecnext_autoload.arguments import command_line, file_to_write
 from tests.zoo.configs import LARGE_SIDE, SIDE, Row, Training
 from tests.zoo.gather import Options, Results, gather
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split('\n')[0], allow_abbrev=False
-    )
+    parser = command_line(__doc__, 'python -m tests.zoo.report --only yolox')
     parser.add_argument('--arch', default='m3', help='the RecNeXt [m3]')
     parser.add_argument('--only', default='', metavar='TEXT', help='in the names')
     parser.add_argument('--jobs', type=int, default=2, help='processes [2]')
@@ -68,9 +67,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main():
+def main(args: argparse.Namespace):
     """Swap all, train one of each type, and write the report."""
-    args = parse_args()
     warnings.simplefilter('ignore')
     pythons = interpreters(args.python)
     scopes = args.frameworks or [
@@ -244,4 +242,4 @@ def reasons(rows: Iterable[Row]) -> list[tuple[int, str, str]]:
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, parse_args())
