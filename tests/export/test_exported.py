@@ -214,17 +214,13 @@ import runpy, sys
 for package in ('mmdet', 'mmseg', 'pycocotools'):
     sys.modules[package] = None  # as if it were not there
 for tool in ('eval_imagenet', 'benchmark', 'export'):
-    sys.argv = [tool, '--help']
-    try:
-        runpy.run_path(f'tools/{tool}.py', run_name='__main__')
-    except SystemExit as end:
-        assert end.code == 0
+    print(callable(runpy.run_path(f'tools/{tool}.py')['main']))
 """
     started = subprocess.run(
         [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
     )
     assert started.returncode == 0, started.stderr
-    assert started.stdout.count('--help') == 3
+    assert started.stdout.split() == ['True'] * 3
 
 
 @pytest.mark.slow
