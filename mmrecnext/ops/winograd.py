@@ -3,8 +3,8 @@
 Source: Winograd's minimal filtering F(4x4, 3x3), after Lavin and Gray, "Fast Algorithms
 for Convolutional Neural Networks" (https://arxiv.org/abs/1509.09308). Their points are
 whole numbers up to 2, which costs two bits; with the points used here what is added is
-alike in size, and rounding twice that of a running sum, as in direct convolutions without
-AVX-512; with it these round less.
+alike in size, and rounding twice that of a running sum, as in direct convolutions
+without AVX-512; with it these round less.
 """
 
 from __future__ import annotations
