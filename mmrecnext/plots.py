@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmrecnext.errors import OptionError
+from mmrecnext.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +30,21 @@ def new_figure(width: float, height: float) -> Figure:
     except ImportError as error:
         raise OptionError('pictures need matplotlib: pip install it') from error
     return Figure(figsize=(width, height), layout='constrained')
+
+
+def save_figure(figure: Figure, file: str | Path, **options: Any) -> None:
+    """Write a figure: whole, or not at all.
+
+    Args:
+        figure: what was drawn.
+        file: to be written, ``.png`` or ``.svg``.
+        options: of matplotlib's ``savefig``.
+
+    Raises:
+        OSError: where it cannot be written; one of that name stays as it was.
+    """
+    with atomic_write(file) as place:
+        figure.savefig(place, **options)
 
 
 def tidy(axes: Axes) -> None:

@@ -58,7 +58,6 @@ if __name__ == '__main__':
     args = begin(parse_args)  # first: to import the rest takes seconds
 
 from mmengine.config import Config
-from mmengine.evaluator import DumpResults
 
 from mmrecnext.checkpoint.sources import check_source
 from mmrecnext.cli import prepare_run, run
@@ -67,6 +66,7 @@ from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.outputs import (
     PICKLES,
     DrawHook,
+    DumpResults,
     LabelMapHook,
     check_out,
     deploy,

@@ -76,7 +76,7 @@ from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.predictor import Predictor
 from mmrecnext.engine.terminal import counted
 from mmrecnext.errors import ConfigError
-from mmrecnext.plots import check_picture
+from mmrecnext.plots import check_picture, save_figure
 from mmrecnext.visualize.curves import draw_curves, published_run, read_run
 from mmrecnext.visualize.fields import (
     KERNEL_SIZE,
@@ -91,7 +91,7 @@ def main(args: argparse.Namespace):
     """Draw, and say where it is."""
     check_picture(args.out, '--out')
     draw = dict(maps=show_maps, cam=show_cam, fields=show_fields, curves=show_curves)
-    draw[args.what](args).savefig(args.out, dpi=130)
+    save_figure(draw[args.what](args), args.out, dpi=130)
     print(f'drawn in {args.out}')
 
 

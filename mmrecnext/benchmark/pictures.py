@@ -11,7 +11,7 @@ from mmrecnext.benchmark.accuracy import ACCURACIES, NAMES_OF_PEERS
 from mmrecnext.benchmark.cases import Case, kind_of, short_name
 from mmrecnext.benchmark.measure import Result
 from mmrecnext.errors import OptionError
-from mmrecnext.plots import new_figure, tidy
+from mmrecnext.plots import new_figure, save_figure, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,7 +111,7 @@ def draw_accuracy(results: Sequence[Result], file: str, caption: str):
         all_axes[0].legend(frameon=False, loc='lower right')
     figure.supxlabel(caption, fontsize=7, color=PEER_COLOUR)
     keep_labels_apart(figure, [OURS, PEERS, (6, 3), (-5, -9)])
-    figure.savefig(file, dpi=160)
+    save_figure(figure, file, dpi=160)
 
 
 def scatter(axes: Axes, points: Sequence[tuple[Result, float]]):
@@ -199,7 +199,7 @@ def draw_growth(results: Sequence[Result], file: str, caption: str):
         row[0].set_ylabel(series, color=COLOURS[series], fontweight='bold')
     figure.supxlabel(caption, fontsize=7, color=PEER_COLOUR)
     keep_labels_apart(figure)
-    figure.savefig(file, dpi=140)
+    save_figure(figure, file, dpi=140)
 
 
 def side(result: Result) -> int:

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmrecnext.classification.recipe import PicturesByClass
-from mmrecnext.plots import draw_confusion, new_figure
+from mmrecnext.plots import draw_confusion, new_figure, save_figure
 
 COLUMNS = 6
 
@@ -85,7 +85,7 @@ class MistakesHook(Hook):
         folder = Path(runner.work_dir)
         classes = dataset.metainfo['classes']
         figure = draw_confusion(count(seen, len(classes)), classes)
-        figure.savefig(folder / 'confusion.png')
+        save_figure(figure, folder / 'confusion.png')
         wrong = [i for i, one in enumerate(seen) if one.label != one.predicted]
         wrong.sort(key=lambda i: seen[i].likelihood)
         with open(folder / 'mistakes.csv', 'w', newline='', encoding='utf-8') as file:
@@ -134,4 +134,4 @@ def draw_pictures(
         label, predicted, likelihood = seen[i]
         told = f'{classes[label]} ({likelihood:.0%})\ntaken for {classes[predicted]}'
         axes.set_title(told, fontsize=8)
-    figure.savefig(file)
+    save_figure(figure, file)

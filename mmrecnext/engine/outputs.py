@@ -12,7 +12,8 @@ from pathlib import Path
 import mmcv
 import numpy as np
 from mmengine.config import Config
-from mmengine.fileio import get
+from mmengine.evaluator import DumpResults as MMEngineDumpResults
+from mmengine.fileio import dump, get
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -22,6 +23,7 @@ from mmrecnext.engine.predictions import Predictions, kind_of
 from mmrecnext.engine.predictor import displayable
 from mmrecnext.engine.unlabelled import metrics_of
 from mmrecnext.errors import ConfigError
+from mmrecnext.files import atomic_write
 
 PICKLES = ('.pkl', '.pickle')
 
@@ -50,6 +52,16 @@ def save_coco_json(cfg: Config, out: str):
         raise ConfigError(f'--out {out}: no CocoMetric in test_evaluator writes it')
     for metric in metrics:
         metric.outfile_prefix = out.removesuffix('.json')
+
+
+class DumpResults(MMEngineDumpResults):
+    """MMEngine's, which writes its file whole, or not at all."""
+
+    def compute_metrics(self, results: list) -> dict:
+        """Write the predictions; there is no figure of them."""
+        with atomic_write(self.out_file_path) as place:
+            dump(results, str(place))
+        return {}
 
 
 def drop_idle_metrics(cfg: Config):

@@ -164,9 +164,15 @@ class Runner(MMEngineRunner):
             return super().val()
 
     def test(self):
-        """Test, likewise."""
+        """Test, likewise; what stops it is told how much was done."""
         with self.progress.shown(self):
-            return super().test()
+            try:
+                return super().test()
+            except KeyboardInterrupt as stop:
+                if done := self.progress.done:
+                    total = len(self.test_dataloader)
+                    stop.args = (f'{done} of {total} batches are predicted',)
+                raise
 
     def register_hooks(self, *args, **kwargs):
         """Register the hooks of the config, and those of every run."""

@@ -135,6 +135,7 @@ class ProgressHook(Hook):
     def __init__(self, console: Console | None = None):
         self.console = console or Console()
         self.bar: Progress | None = None
+        self.done = 0  # steps
         self.tasks: list[TaskID] = []  # training, and a validation amid it
 
     @contextmanager
@@ -205,6 +206,7 @@ class ProgressHook(Hook):
             self.bar.refresh()
 
     def _show(self, done: int, **fields):
+        self.done = done
         if self.bar is not None:
             self.bar.update(self.tasks[-1], completed=done, refresh=True, **fields)
 

@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 from mmrecnext.engine.outputs import read_picture
 from mmrecnext.engine.predictions import PREDICTIONS
+from mmrecnext.plots import save_figure
 from mmrecnext.report.page import Shown
 from mmrecnext.report.records import Evaluation, Object, Picture
 
@@ -41,7 +42,7 @@ class Writer:
     def plot(self, name: str, figure: Figure, caption: str) -> Shown:
         """Write a plot."""
         file = f'plots/{name}.png'
-        figure.savefig(self.folder / file, dpi=110)
+        save_figure(figure, self.folder / file, dpi=110)
         return Shown(file, caption)
 
     def draw(self, name: str, picture: Picture, caption: str) -> Shown:

@@ -1,7 +1,9 @@
 """Pictures predicted one by one, as a test of the same config predicts them."""
 
 import json
+import os
 import pickle
+import signal
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ from mmrecnext.engine.predictions import describe_classes, label_map_of
 from mmrecnext.engine.predictor import Predictor, displayable, middles
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
+from mmrecnext_autoload.signals import termination
 from tests.helpers import ROOT, run_main, tool
 
 CLASSES = ('background', 'circle', 'square', 'triangle', 'star', 'cross')
@@ -342,6 +345,32 @@ def test_odd_pictures_lose_no_others(shapes, tmp_path, monkeypatch, capsys):
             CLASSES[i]: round(float((labels == i).mean()), 4) for i in np.unique(labels)
         }
         assert prediction['shares'] == shares
+
+
+def test_what_is_done_stays_where_inference_is_stopped(shapes, tmp_path, monkeypatch):
+    infer = tool('infer')
+    cfg = make_config('sem_fpn', shapes)
+    cfg.dump(tmp_path / 'config.py')
+    weights = save_weights(cfg, tmp_path / 'weights.pth')
+    pictures = sorted((shapes / 'train2017').iterdir())[:3]
+    names = [f'{picture.stem}.png' for picture in pictures]
+    write = infer.write_image
+
+    def write_and_stop(file, image):
+        write(file, image)
+        if file.name == names[1]:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(infer, 'write_image', write_and_stop)
+    out = tmp_path / 'out'
+    args = [tmp_path / 'config.py', weights, *pictures, '--out-dir', out]
+    told = f'^2 of 3 files are done, in {out}$'
+    with termination.answered(), pytest.raises(KeyboardInterrupt, match=told):
+        run_main(infer, monkeypatch, *args, '--label-maps', '--device', 'cpu')
+    predictions = json.loads((out / 'predictions.json').read_text())
+    assert [prediction['picture'] for prediction in predictions] == names[:2]
+    for folder in (out, out / 'label_maps'):
+        assert sorted(file.name for file in folder.glob('*.png')) == names[:2]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 
 from mmrecnext.engine import terminal
-from mmrecnext.engine.terminal import is_for_people, warnings_logged
+from mmrecnext.engine.terminal import counted, is_for_people, tracked, warnings_logged
 from tests.engine.helpers import run
 
 
@@ -23,7 +23,7 @@ def screen(monkeypatch):
     """A terminal to watch, in place of the standard output."""
     file = io.StringIO()
     console = Console(file=file, force_terminal=True, width=100, _environ={})
-    monkeypatch.setattr(terminal, 'Console', lambda: console)
+    monkeypatch.setattr(terminal, 'Console', lambda **_: console)
     return file
 
 
@@ -51,6 +51,31 @@ def test_a_stopped_run_leaves_the_terminal_in_order(screen, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, 2, log_level='INFO', hooks=[Stop()])
     assert screen.getvalue().endswith('\x1b[?25h')
+
+
+def test_items_are_counted_on_a_terminal_alone(screen, capfd):
+    with tracked('abc', 'reading', 'letters') as letters:
+        print('read:', [*letters])
+    shown = screen.getvalue()
+    assert (
+        'reading' in shown and '0/3' in shown and '3/3' in shown and ' in all' in shown
+    )
+    assert shown.endswith('\x1b[2K')  # it is gone
+    # What is piped is as it was.
+    assert capfd.readouterr().out == "read: ['a', 'b', 'c']\n"
+
+
+def test_a_pipe_is_told_of_no_progress(capfd):
+    with tracked('abc', 'reading', 'letters') as letters:
+        assert [*letters] == ['a', 'b', 'c']
+    assert capfd.readouterr() == ('', '')
+
+
+def test_what_is_stopped_says_how_much_is_done():
+    told = pytest.raises(KeyboardInterrupt, match=r'^1 of 3 pictures are done$')
+    with told, counted('drawing', 3, 'pictures') as advance:
+        advance()
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize('level', ['INFO', 'ERROR'])
