@@ -17,7 +17,7 @@ from mmrecnext.errors import ConfigError
 from mmrecnext.pretrained import PRETRAINED
 from tests.configs.steps import train_a_step
 from tests.helpers import ROOT
-from tests.zoo.space import mono_batch
+from tests.zoo.space import space_batch
 
 pytest.importorskip('mmdet3d')
 
@@ -41,7 +41,7 @@ def test_starts_from_the_weights_of_its_model(name, arch):
 def test_trains_a_step():
     cfg = load_config(str(FILES['fcos3d_recnext_m0_nuscenes']))
     cfg.model.backbone.update(init_cfg=None, arch=dict(base='m0', depths=(1, 1, 1, 1)))
-    train_a_step(cfg, mono_batch(cfg, side=64))
+    train_a_step(cfg, space_batch(cfg, side=64))
 
 
 def test_a_picture_alone_is_not_enough_to_predict():
@@ -54,7 +54,7 @@ def test_a_picture_alone_is_not_enough_to_predict():
 def test_boxes_are_drawn_as_the_camera_sees_them(score_thr, is_drawn, tmp_path):
     load_config(str(FILES['fcos3d_recnext_m0_nuscenes']))
     cfg = Config(dict(default_scope='mmdet3d', model=dict(type='FCOSMono3D')))
-    sample = mono_batch(cfg, side=64)['data_samples'][0]
+    sample = space_batch(cfg, side=64)['data_samples'][0]
     boxes = sample.gt_instances_3d.bboxes_3d
     sample.pred_instances_3d = InstanceData(
         bboxes_3d=boxes,

@@ -10,6 +10,7 @@ from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.errors import ConfigError
 from mmrecnext.swap import swap_backbone, write_config
 from mmrecnext.swap.measure import measure_backbone
+from tests.zoo.trial import attempt
 
 is_installed = FRAMEWORKS['mmdet3d'].is_installed
 needs_mmdet3d = pytest.mark.skipif(not is_installed, reason='no mmdet3d')
@@ -64,3 +65,20 @@ def test_models_of_mmdetection_within_remain_so(tmp_path):
     assert new.model == cfg.model and isinstance(new.model, ConfigDict)
     built = build_network(new.model, new.default_scope, weights=False)
     assert type(built).__module__.startswith('mmdet.')
+
+
+@needs_mmdet3d
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name',
+    [
+        'imvoxelnet/imvoxelnet_8xb4_kitti-3d-car',
+        'mvfcos3d/multiview-fcos3d_r101-dcn_8xb2_waymoD5-3d-3class',
+        'nuimages/htc_r50_fpn_1x_nuim',
+    ],
+)
+def test_models_train_and_predict(name):
+    cfg = swap_backbone(f'mmdet3d::{name}.py', SMALL, pretrained=False)
+    assert cfg.model.neck.in_channels == [40, 80, 160, 320]
+    trial = attempt(cfg, 64)
+    assert trial.passed, trial

@@ -76,6 +76,15 @@ def test_strides_of_heads_in_one_stage_follow():
     assert attempt(cfg).passed
 
 
+def test_heads_of_hands_are_told_depths():
+    folder = 'mmpose::hand_3d_keypoint/internet/interhand3d/'
+    cfg = swapped(f'{folder}internet_res50_4xb16-20e_interhand3d-256x256.py')
+    head = cfg.model.head
+    for part in ('keypoint', 'root', 'hand_type'):
+        assert head[f'{part}_head_cfg'].in_channels == 320
+    assert attempt(cfg).passed
+
+
 class TestOneMapOfHighResolution:
     def test_the_first_stage_alone_is_refused(self):
         with pytest.raises(ConfigError, match=r'HRNet keeps one map.*--fpn'):

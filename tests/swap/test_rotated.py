@@ -34,14 +34,16 @@ def test_boxes_are_told_by_centre_size_and_angle_or_by_corners(box, told):
         'oriented_rcnn/oriented-rcnn-le90_r50_fpn_1x_dota',
         'r3det/r3det-oc_r50_fpn_1x_dota',
         'oriented_reppoints/oriented-reppoints-qbox_r50_fpn_1x_dota',
+        'sasm_reppoints/sasm-reppoints-qbox_r50_fpn_1x_dota',
     ],
 )
 def test_models_train_and_predict(name):
     pytest.importorskip('mmrotate')
+    from tests.zoo.configs import side_of
     from tests.zoo.trial import attempt
 
     tiny = dict(base='m0', depths=(1, 1, 1, 1))
     cfg = swap_backbone(f'mmrotate::{name}.py', tiny, pretrained=False)
     assert cfg.model.neck.in_channels[-1] == 320
-    trial = attempt(cfg, 64)
+    trial = attempt(cfg, max(64, side_of(cfg)))
     assert trial.passed, trial

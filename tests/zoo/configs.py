@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import zip_longest
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, nan
 from pathlib import Path
 from typing import TypeAlias
 
@@ -50,6 +50,11 @@ SIDE, LARGE_SIDE = 128, 256
 """Height and width of the pictures that are trained on: the latter for models that
 choose hundreds of queries among the pixels of their maps."""
 
+CHOOSERS = ('SASAssigner',)
+CHOICE_SIDE = 384
+"""Of pictures for models that choose nine pixels of each map, and the height and width
+of those, whose coarsest has 3 x 3."""
+
 TRIES = 6
 """Configs of a type that are tried until one trains and predicts."""
 
@@ -60,7 +65,7 @@ class Row:
 
     Attributes:
         name (str): of the config.
-        model (str): its type, with that of its head where that tells models apart.
+        model (str): its type, and that of its head.
         backbone (str): type of the old one.
         problem (str): why it is not swapped or not built, empty if it is.
         swapped (bool): whether its backbone was swapped.
@@ -93,41 +98,69 @@ class Training:
         scope (str): its framework.
         model (str): the type, as in :class:`Row`.
         name (str): of the config that was trained.
-        trial (Trial): what came of it, None where it was not built.
-        problem (str): why not.
+        trial (Trial): what came of it.
+        before (Trial): what came of it before the swap; None where all went well after.
     """
 
     scope: str
     model: str
-    name: str = ''
-    trial: Trial | None = None
-    problem: str = ''
+    name: str
+    trial: Trial
+    before: Trial | None = None
 
     @property
     def has_trained(self) -> bool:
         """Whether it trained without fault."""
-        return bool(self.trial) and not self.trial.faults
+        return not self.trial.faults
 
     @property
     def has_predicted(self) -> bool:
         """Whether it predicted."""
-        return bool(self.trial) and self.trial.predictions > 0
+        return self.trial.predictions > 0
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it trained or predicted before the swap, and does not after."""
+        return bool(self.before) and (
+            (not self.has_trained and not self._faults_before)
+            or (not self.has_predicted and self.before.predictions > 0)
+        )
+
+    @property
+    def _faults_before(self) -> Sequence[str]:
+        """What was wrong with training before the swap: not less than is now."""
+        if not self.before or isfinite(self.before.loss) > isfinite(self.trial.loss):
+            return ()
+        return self.before.faults
 
     @property
     def trained(self) -> str:
         """Whether it trained without fault, in a cell of a table."""
         if self.has_trained:
             return f'yes: `{self.name}`, loss {self.trial.loss:.3g}'
-        fault = self.trial.faults[0] if self.trial else self.problem
-        return f'no: {fault}'.replace('|', '/')
+        return self._no(self.trial.faults, self._faults_before)
 
     @property
     def predicted(self) -> str:
         """Whether it predicted, likewise."""
         if self.has_predicted:
             return 'yes'
-        reason = self.trial.unpredicted if self.trial else 'it was not trained'
-        return f'no: {reason}'.replace('|', '/')
+        before = self.before.unpredicted if self.before else ''
+        return self._no((self.trial.unpredicted,), (before,) if before else ())
+
+    def _no(self, now: Sequence[str], before: Sequence[str]) -> str:
+        if not before:
+            return f'no: {several(now)}'
+        reason = several(before)
+        if now[0] != before[0]:
+            reason += f'; after it: {several(now)}'
+        return f'not before the swap either: {reason}'
+
+
+def several(faults: Sequence[str]) -> str:
+    """Return the first of some faults, and how many more there are, for a cell."""
+    more = f', and {len(faults) - 1} more' if len(faults) > 1 else ''
+    return f'{faults[0]}{more}'.replace('|', '/')
 
 
 def zoo(scopes: Iterable[str] | None = None) -> list[str]:
@@ -209,10 +242,8 @@ def localise(cfg: Config, name: str, files: Files):
 
 
 def kind_of(model: ConfigDict) -> str:
-    """Return the type of a model, and that of its last head where many share it."""
-    heads = model.get('decode_head') or model.get('head')
-    if type_of(model) == 'YOLODetector':
-        heads = model.get('bbox_head')
+    """Return the type of a model, and that of its last head, but of two stages."""
+    heads = model.get('decode_head') or model.get('head') or model.get('bbox_head')
     head = heads[-1] if isinstance(heads, list | tuple) and heads else heads
     return f'{type_of(model)} {type_of(head)}'.strip()
 
@@ -220,7 +251,7 @@ def kind_of(model: ConfigDict) -> str:
 def backbones_of(model: ConfigDict) -> Iterator[ConfigDict]:
     """Yield the backbones of a model, or of one inside it."""
     for node in (model, model.get('detector') or {}):
-        for key in ('backbone', 'img_backbone', 'pts_backbone'):
+        for key in ('backbone', 'pts_backbone', 'img_backbone'):
             if node.get(key):
                 yield node[key]
 
@@ -290,48 +321,43 @@ def rank(row: Row) -> tuple[bool, int, str]:
 
 
 def train(task: tuple[tuple[str, str], list[str], str, Files]) -> Training:
-    """Train a model of a type for a step, and predict."""
+    """Train a model of a type for a step, and predict; as it was, too, if that fails.
+
+    Of several configs, the first is told of where none passes.
+    """
     kind, names, arch, files = task
-    result = Training(*kind)
+    failed = []
     for name in names:
-        try:
-            cfg = swap(name, read_config(name), arch, files)
-            trial = attempt(cfg, side_of(cfg))
-        except Exception as error:
-            if not result.name:
-                result.name, result.problem = name, brief(error)
-            continue
-        if trial.passed or not result.trial:
-            result.name, result.trial = name, trial
+        trial = tried(lambda name=name: swap(name, read_config(name), arch, files))
         if trial.passed:
-            return result
-    return told(result, files)
+            return Training(*kind, name, trial)
+        failed.append((name, trial))
+    name, trial = failed[0]
+    return Training(*kind, name, trial, tried(lambda: original(name, files)))
+
+
+def tried(make: Callable[[], Config]) -> Trial:
+    """Return what comes of a config, which may be nothing.
+
+    Args:
+        make: makes the config.
+    """
+    try:
+        cfg = make()
+        return attempt(cfg, side_of(cfg))
+    except Exception as error:
+        return Trial(nan, (brief(error),), 0, brief(error))
+
+
+def original(name: str, files: Files) -> Config:
+    """Return a config with the backbone that it has."""
+    cfg = read_config(name)
+    localise(cfg, name, files)
+    return cfg
 
 
 def side_of(cfg: Config) -> int:
     """Return the side of the pictures that a model can be tried on."""
+    if any(type_of(node) in CHOOSERS for node in nodes(cfg.model)):
+        return CHOICE_SIDE
     return LARGE_SIDE if 'num_queries' in cfg.model else SIDE
-
-
-def told(result: Training, files: Files) -> Training:
-    """Add to what went wrong whether it goes wrong before the swap, too."""
-    cfg = read_config(result.name)
-    localise(cfg, result.name, files)
-    try:
-        before, problem = attempt(cfg, side_of(cfg)), ''
-    except Exception as error:
-        before, problem = None, brief(error)
-
-    def mark(reason: str, old: str) -> str:
-        same = reason and reason == old
-        return f'before the swap as well: {reason}' if same else reason
-
-    trial = result.trial
-    if trial and before:
-        pairs = zip_longest(trial.faults, before.faults[: len(trial.faults)])
-        trial = replace(
-            trial,
-            faults=tuple(mark(new, old) for new, old in pairs),
-            unpredicted=mark(trial.unpredicted, before.unpredicted),
-        )
-    return replace(result, trial=trial, problem=mark(result.problem, problem))

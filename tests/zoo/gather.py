@@ -54,9 +54,9 @@ class Results:
         """Read them from there."""
         content = json.loads(file.read_text())
         trainings = [Training(**each) for each in content['trainings']]
-        for training in trainings:
-            if training.trial:
-                training.trial = Trial(**training.trial)
+        for each in trainings:
+            each.trial = Trial(**each.trial)
+            each.before = Trial(**each.before) if each.before else None
         rows = [Row(**row) for row in content['rows']]
         return cls(content['scopes'], content['versions'], rows, trainings)
 

@@ -14,8 +14,15 @@ from mmrecnext.engine.predictions import registered
 FRAMED = ('GetBBoxCenterScale', 'TopdownAffine')
 """What makes the input of a box."""
 
-LEARNT = ('GenerateTarget', 'BottomupGetHeatmapMask')
-"""What makes the targets of training."""
+LEARNT = ('BottomupRandomAffine', 'GenerateTarget', 'BottomupGetHeatmapMask')
+"""What makes the targets of training; the first puts boxes in the form that others
+take."""
+
+STILL = dict.fromkeys(('shift_prob', 'scale_prob', 'rotate_prob', 'shear_prob'), 0)
+"""Options of the first that leave all where it is."""
+
+DEPTH = 100.0
+"""Of joints of hands before and behind their roots, in millimetres, at most."""
 
 
 def pose_batch(cfg: Config, training: bool) -> dict:
@@ -27,15 +34,16 @@ def pose_batch(cfg: Config, training: bool) -> dict:
         cfg: its codec says how large the input is, and its model how many joints.
         training: whether to make targets as well.
     """
-    split = 'train' if training else 'val'
-    loader = cfg[f'{split}_dataloader']
-    found = {type_of(node): node for node in nodes(loader) if type_of(node)}
     tested = {type_of(node): node for node in nodes(cfg.val_dataloader)}
     topdown = 'TopdownAffine' in tested
     steps = [tested[kind] for kind in FRAMED if topdown]
+    found = tested
     if training:
-        own = {type_of(node): node for node in nodes(loader) if type_of(node)}
-        steps += [own[kind] for kind in LEARNT if kind in own]
+        found = {type_of(node): node for node in nodes(cfg.train_dataloader)}
+        steps += [found[kind] for kind in LEARNT if kind in found]
+        steps = [{**s, **STILL} if type_of(s) == LEARNT[0] else s for s in steps]
+    if 'PackPoseInputs' not in found:  # as of Associative Embedding
+        raise ValueError("the config's pipeline for training is empty")
     pack = dict(found['PackPoseInputs'])
     pack.pop('extra_mapping_labels', None)  # which this version does by itself
     steps.append(pack)
@@ -50,6 +58,8 @@ def pose_batch(cfg: Config, training: bool) -> dict:
 def _packed(built: list, cfg: Config, topdown: bool, size: tuple, seed: int) -> dict:
     people = 1 if topdown else 2
     results = person(joints_of(cfg), size, people, seed)
+    if any(type_of(node) == 'Hand3DHeatmap' for node in nodes(cfg.model)):
+        results.update(hands(results['keypoints'], size, seed))
     if not topdown:
         width, height = size
         results.update(
@@ -62,9 +72,35 @@ def _packed(built: list, cfg: Config, topdown: bool, size: tuple, seed: int) -> 
     return results
 
 
+def hands(keypoints: np.ndarray, size: tuple[int, int], seed: int) -> dict:
+    """Return what InterHand tells besides of a picture: how deep joints of hands are.
+
+    Args:
+        keypoints: in the picture.
+        size: width and height.
+        seed: of the depths.
+    """
+    random = np.random.RandomState(seed)
+    depths = random.uniform(-DEPTH, DEPTH, (*keypoints.shape[:2], 1))
+    return dict(
+        keypoints=np.concatenate([keypoints, depths], 2, dtype=np.float32),
+        rel_root_depth=np.float32(DEPTH),
+        rel_root_valid=np.float32(1),
+        abs_depth=[10 * DEPTH, 11 * DEPTH],
+        hand_type=np.ones((1, 2), np.float32),  # a right one and a left one
+        hand_type_valid=np.ones(1, np.float32),
+        focal=np.array(size, np.float32),
+        principal_pt=np.array(size, np.float32) / 2,
+        rotation=0,
+    )
+
+
 def joints_of(cfg: Config) -> int:
     """Return how many joints a model finds in each person."""
     head = cfg.model.head
+    for node in nodes(head):
+        if 'depth_size' in node:  # of either hand; its joints have a map per depth
+            return 2 * node.out_channels // node.depth_size
     for name in ('num_joints', 'num_keypoints', 'out_channels'):
         for node in nodes(head):
             if name in node:

@@ -31,7 +31,7 @@ from mmrecnext.engine.frameworks import FRAMEWORKS, names_of
 from mmrecnext.errors import OptionError
 from mmrecnext.files import write_file
 from mmrecnext_autoload.arguments import command_line, file_to_write
-from tests.zoo.configs import LARGE_SIDE, SIDE, Row, Training
+from tests.zoo.configs import CHOICE_SIDE, SIDE, Row, Training
 from tests.zoo.gather import Options, Results, gather
 
 
@@ -127,19 +127,21 @@ def report(found: Sequence[Results], options: Options) -> str:
         + f'`, {date.today()}, on {os.cpu_count()} cores of {cpu_model()}. The RecNeXt '
         'has one block per stage: what depends on a backbone does not depend on its '
         f'depth. One config of each type is trained for a step on pictures of {SIDE} '
-        f'or {LARGE_SIDE} pixels a side (of poses, of the size that the codec says), '
+        f'to {CHOICE_SIDE} pixels a side (of poses, of the size that the codec says), '
         'from scratch: finite losses, a finite gradient that is not zero at every '
-        'parameter of the backbone; then it predicts. Types whose heads differ are '
-        'told apart by them.',
+        'parameter of the backbone; then it predicts. What fails is tried with the old '
+        'backbone, too: `lost` counts the types that trained or predicted with that '
+        'alone. Types whose heads differ are told apart by them.',
         '',
         *(f'- {names_of(each.scopes)}: {each.versions}' for each in found),
         '',
-        'Shares are of the configs with a hierarchical classifier.',
+        'Shares are of the configs with a hierarchical classifier that sees pictures, '
+        'and no points.',
         '',
         table(
             (
                 *('framework', 'configs', 'hierarchical', 'swapped', '', 'built', ''),
-                *('types', 'trained', 'predicted'),
+                *('types', 'trained', 'predicted', 'lost'),
             ),
             [summary(scope, rows, trainings) for scope in scopes],
         ),
@@ -150,6 +152,11 @@ def report(found: Sequence[Results], options: Options) -> str:
             FRAMEWORKS[scope].name,
             [row for row in rows if row.scope == scope],
             [each for each in trainings if each.scope == scope],
+        )
+    lines += ['## Configs that are not swapped, or not built', '']
+    for scope in scopes:
+        lines += left_out(
+            FRAMEWORKS[scope].name, [row for row in rows if row.scope == scope]
         )
     return '\n'.join(lines).rstrip() + '\n'
 
@@ -170,20 +177,18 @@ def summary(
         len(tried),
         sum(each.has_trained for each in tried),
         sum(each.has_predicted for each in tried),
+        sum(each.is_lost for each in tried),
     )
 
 
 def section(name: str, rows: Sequence[Row], trainings: Sequence[Training]) -> list[str]:
     """Return what came of the configs of a framework."""
-    counted = [row for row in rows if row.counts]
-    failed = reasons(row for row in counted if not row.built)
-    others = reasons(row for row in rows if not row.counts)
-    lines = [
+    return [
         f'## {name}',
         '',
         table(
             ('backbone', 'configs', 'swapped', 'built'),
-            tally((row.backbone, row) for row in counted),
+            tally((row.backbone, row) for row in rows if row.counts),
         ),
         '',
         table(
@@ -192,13 +197,18 @@ def section(name: str, rows: Sequence[Row], trainings: Sequence[Training]) -> li
         ),
         '',
     ]
-    for title, told in (
-        ('What does not pass, and why', failed),
-        ('What has no hierarchical classifier', others),
+
+
+def left_out(name: str, rows: Sequence[Row]) -> list[str]:
+    """Return which configs of a framework are not swapped or not built, and why."""
+    lines = []
+    for counts, title in (
+        (True, name),
+        (False, f'{name}, without a hierarchical classifier'),
     ):
+        told = reasons(row for row in rows if row.counts == counts and not row.built)
         if told:
-            lines += [f'### {title}', '', table(('configs', 'such as', 'reason'), told)]
-            lines += ['']
+            lines += [f'### {title}', '', table(('', 'configs', 'reason'), told), '']
     return lines
 
 
@@ -229,14 +239,16 @@ def by_model(rows: Sequence[Row], trainings: Sequence[Training]) -> list[tuple]:
 
 
 def reasons(rows: Iterable[Row]) -> list[tuple[int, str, str]]:
-    """Return per reason how many configs there are, and one of them."""
+    """Return per reason how many configs there are, and which."""
     groups = defaultdict(list)
     for row in rows:
         # Not where it is installed.
         problem = re.sub(r'[^ \'"]*/site-packages/', '', row.problem)
-        groups[problem].append(row.name)
+        if row.name in problem:
+            problem = problem.replace(row.name, 'it')
+        groups[problem].append(f'`{row.name.partition("::")[2]}`')
     return [
-        (len(names), f'`{names[0]}`', problem.replace('|', '/'))
+        (len(names), ', '.join(names), problem.replace('|', '/'))
         for problem, names in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -19,12 +20,11 @@ from torch import nn
 from mmrecnext.compat import BatchNorm
 from mmrecnext.engine.build import build_network, fit_cpu, whole_model
 from mmrecnext.engine.configs import nodes, type_of
-from mmrecnext.models import Backbone
 from mmrecnext.swap.training import is_pretrained
 from tests.zoo.classification import classification_batch
 from tests.zoo.pose import pose_batch
 from tests.zoo.rotated import rotated_batch
-from tests.zoo.space import mono_batch, sees_space
+from tests.zoo.space import sees_space, space_batch
 from tests.zoo.yolo import yolo_batch
 
 VIDEOS = ('MaskTrackRCNN', 'Mask2FormerVideo', 'QDTrack')
@@ -35,8 +35,11 @@ TRACKERS = ('ByteTrack', 'OCSORT', *SORTS)
 REGIONS = 64
 """Of a picture that a head trains with or predicts from, at most."""
 
-SEMANTIC_STRIDES = {'HybridTaskCascade': 8, 'SCNet': 8}
-"""Pixels per pixel of the semantic maps that a detector is trained with, if not 1."""
+LEARNERS = ('backbone', 'img_backbone')
+"""What backbones are called in a model, those of teachers too."""
+
+COARSER = 5
+"""Voxels along each side of the ground that become one: a step on a CPU in seconds."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,12 @@ def shrink(cfg: Config, side: int):
             node.size = (side, side)
         if node.get('mode') == 'slide':
             node.mode = 'whole'
+        if 'n_voxels' in node:
+            *ground, height = node.n_voxels
+            node.n_voxels = [*(n // COARSER for n in ground), height]
+        elif 'neck_3d' in node:
+            *ground, height = node.voxel_size
+            node.voxel_size = (*(size * COARSER for size in ground), height)
 
 
 def attempt(cfg: Config, side: int = 128) -> Trial:
@@ -115,7 +124,11 @@ def attempt(cfg: Config, side: int = 128) -> Trial:
     for name in ('epoch', 'iter'):  # which a runner tells; some losses warm up
         MessageHub.get_current_instance().update_info(name, 0)
     model = build_model(cfg)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    with (
+        DefaultScope.overwrite_default_scope(cfg.default_scope),
+        # A loss of MMRotate asks for a GPU, wherever the model is.
+        patch.object(torch.Tensor, 'cuda', lambda tensor: tensor),
+    ):
         model.init_weights()
         wake(model)
         try:
@@ -184,12 +197,10 @@ def train_step(model: nn.Module, batch: Mapping) -> tuple[float, tuple[str, ...]
     total, logged = model.parse_losses(losses)
     total.backward()
     faults = [f'{k} is {v}' for k, v in logged.items() if not np.isfinite(float(v))]
-    swapped = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, Backbone) and name.endswith('backbone')
-    ]
-    for name, backbone in swapped:
+    backbones = learners(model)
+    if not backbones:
+        faults.append('it has no backbone that learns')
+    for name, backbone in backbones:
         for key, p in backbone.named_parameters():
             if not p.requires_grad:
                 continue
@@ -198,6 +209,15 @@ def train_step(model: nn.Module, batch: Mapping) -> tuple[float, tuple[str, ...]
             elif not p.grad.any():
                 faults.append(f'{name}.{key} has a gradient of zeros')
     return float(total), tuple(faults)
+
+
+def learners(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return path and module of each backbone, but those of teachers."""
+    return [
+        (path, module)
+        for path, module in model.named_modules()
+        if path.split('.')[-1] in LEARNERS and 'teacher' not in path
+    ]
 
 
 @torch.no_grad()
@@ -228,7 +248,7 @@ def detector_batch(cfg: Config, side: int, training: bool) -> dict:
     if kind in VIDEOS or (kind in TRACKERS and not training):
         return video_batch(side, kind, training)
     masks = any(map(loads_masks, nodes(cfg._cfg_dict)))
-    batch = detection_batch(side, SEMANTIC_STRIDES.get(kind, 1), masks)
+    batch = detection_batch(side, masks)
     if kind == 'FastRCNN':
         add_proposals(batch, side)
     if kind == 'SoftTeacher' and training:
@@ -242,7 +262,7 @@ def loads_masks(node: Mapping) -> bool:
     return node.get('with_mask', type_of(node) == 'LoadPanopticAnnotations')
 
 
-def detection_batch(side: int, semantic_stride: int, masks: bool) -> dict:
+def detection_batch(side: int, masks: bool) -> dict:
     """Return two pictures with boxes, semantic maps, and perhaps masks."""
     from mmdet.testing import demo_mm_inputs
 
@@ -253,7 +273,7 @@ def detection_batch(side: int, semantic_stride: int, masks: bool) -> dict:
         num_classes=2,
         with_mask=masks,
         with_semantic=True,
-        sem_seg_output_strides=semantic_stride,
+        sem_seg_output_strides=1,
     )
     for sample in batch['data_samples']:
         sample.gt_instances.labels.zero_()
@@ -326,7 +346,7 @@ def yolo(cfg: Config, side: int, training: bool) -> dict:
 def space(cfg: Config, side: int, training: bool) -> dict:
     """Return a batch for MMDetection3D, some of whose models are MMDetection's."""
     if sees_space(cfg):
-        return mono_batch(cfg, side)
+        return space_batch(cfg, side)
     return detector_batch(cfg, side, training)
 
 
