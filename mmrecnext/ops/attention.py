@@ -86,7 +86,8 @@ def attend_in_graph(
         q, k = by_channel(both, 2, num_heads).unbind(1)
         weight = (q * k.mean(-1, keepdim=True)).sum(-2, keepdim=True)
         if rotated:
-            turned = rotate(both.reshape(2 * n, -1, height, width)).reshape(both.shape)
+            each = both.reshape(2 * n, qk.shape[1] // 2, height, width)
+            turned = rotate(each).reshape(both.shape)
             q, k = by_channel(turned, 2, num_heads).unbind(1)
         values = by_channel(v.to(dtype), num_heads)
         state = values @ k.transpose(-2, -1) / (height * width)

@@ -106,6 +106,15 @@ def test_any_size(mixer):
             assert x.isfinite().all() and x.is_contiguous()
 
 
+@every_mixer
+def test_empty_batch(mixer):
+    x = torch.zeros(0, 3, 64, 96, requires_grad=True)
+    maps = small(mixer).eval()(x)
+    assert [len(y) for y in maps] == [0] * 4
+    sum(y.sum() for y in maps).backward()
+    assert x.grad.shape == x.shape
+
+
 def test_rotary_attention_is_its_formula():
     """Row by row and pixel by pixel, in complex numbers."""
     torch.manual_seed(0)
