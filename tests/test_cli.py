@@ -342,6 +342,7 @@ def test_stopped_run_saves_and_has_its_work_dir_alone(started, shapes, tmp_path)
     work_dir = tmp_path / 'a run'
     options = ['--data-root', shapes, '--work-dir', work_dir, '--cfg-options']
     options += ['train_dataloader.batch_size=2', 'default_hooks.logger.interval=1']
+    options += ['train_dataloader.num_workers=1']
     command = ['tools/train.py', 'sem_fpn_recnext_m0_shapes.py', *options]
     process, log = started(*command)
     wait_for('Iter(train)', process, log)

@@ -18,7 +18,7 @@ def wheel(tmp_path_factory):
     """A wheel of the project, built from a copy so that the tree stays clean."""
     copy = tmp_path_factory.mktemp('source') / 'mmrecnext'
     ignore = shutil.ignore_patterns('.*', 'build', 'work_dirs', '*.egg-info')
-    for name in ('mmrecnext', 'configs', 'tools'):
+    for name in ('mmrecnext', 'mmrecnext_autoload', 'configs', 'tools'):
         shutil.copytree(ROOT / name, copy / name, ignore=ignore)
     for file in filter(Path.is_file, ROOT.iterdir()):
         shutil.copy(file, copy)

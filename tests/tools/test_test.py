@@ -101,6 +101,12 @@ class TestSegmentor:
         said = re.search(r'^sem_fpn\S*: nothing was measured: (\S+) has no', log, re.M)
         assert said and said[1].endswith('annotations/validation')
 
+    def test_says_where_everything_is(self, segmented):
+        root, log = segmented
+        for kind, name in (('pictures', 'shown'), ('predictions', 'maps')):
+            assert f'\n{kind} in {root / name}\n' in log
+        assert re.search(rf'^log in {root / "work"}/\d+_\d+$', log, re.M)
+
 
 @pytest.fixture(scope='module')
 def detected(shapes, tmp_path_factory):

@@ -107,6 +107,7 @@ class TestPublishedDetection:
         assert len(losses(log)) == 2 and np.isfinite(losses(log)).all()
         assert 'coco/segm_mAP: ' in log  # evaluated after the epoch
         assert (work_dir / 'epoch_1.pth').is_file()
+        assert f'\ncheckpoints and logs in {work_dir}\n' in log
 
     def test_trains_in_mixed_precision(self, detector, tmp_path):
         work_dir, options, _ = detector
