@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 
 from mmengine.config import ConfigDict
 
@@ -10,7 +11,7 @@ from mmrecnext.archs import NUM_STAGES, Arch, MLLAArch
 from mmrecnext.engine.configs import nodes, type_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.swap.consumers import Fitter, Heads
-from mmrecnext.swap.measure import STRIDES, Map, measure_backbone
+from mmrecnext.swap.measure import STRIDES, Map, default_of, measure_backbone
 from mmrecnext.swap.plan import Plan
 
 OF_ANY_CHANNELS = ('FeatureMapProcessor', 'GlobalAveragePooling')
@@ -109,6 +110,14 @@ class PoseFitter(Fitter):
                 )
             for node in fields:
                 node.in_channels = after
+                self._fit_groups(node)
+
+    def _fit_groups(self, head: ConfigDict) -> None:
+        """Have the groups of a head's first deconvolution divide what it takes."""
+        field = 'deconv_num_groups'
+        groups = head.get(field) or default_of(head, field, self.scope)
+        if groups and head.in_channels % groups[0]:
+            head[field] = (gcd(groups[0], head.in_channels), *groups[1:])
 
     def fit_strides(
         self, heads: Heads, path: str, old: Sequence[Map], new: Sequence[Map]

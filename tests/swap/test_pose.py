@@ -68,6 +68,14 @@ def test_heads_take_the_last_map(name, arch, stages, channels):
     check_trained(cfg)
 
 
+@pytest.mark.parametrize(('arch', 'groups'), [('m0', 160), ('m3', 32)])
+def test_groups_of_deconvolutions_divide_the_channels(arch, groups):
+    name = f'{COCO}topdown_heatmap/coco/td-hm_vipnas-mbv3_8xb64-210e_coco-256x192.py'
+    cfg = swapped(name, dict(M0, base=arch))
+    assert cfg.model.head.deconv_num_groups == (groups, 160, 160)
+    check_trained(cfg)
+
+
 def test_strides_of_heads_in_one_stage_follow():
     name = f'{COCO}yoloxpose/coco/yoloxpose_tiny_4xb64-300e_coco-416.py'
     cfg = swapped(name)
