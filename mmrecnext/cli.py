@@ -21,8 +21,10 @@ from mmengine.dist import is_main_process
 from mmrecnext.engine.misbuilt import describe_misbuilt
 from mmrecnext.engine.prepare import prepare
 from mmrecnext.engine.resume import saved_checkpoints
+from mmrecnext.engine.stopping import first_process, lock
 from mmrecnext.engine.terminal import warnings_logged
 from mmrecnext.errors import ConfigError, OptionError, UserError, printable
+from mmrecnext.files import remove_unfinished
 from mmrecnext_autoload.choices import is_exported
 from mmrecnext_autoload.signals import termination, tool
 
@@ -86,16 +88,22 @@ def chosen_device(name: str | None, *models: str) -> str:
 def prepare_run(cfg: Config, args: argparse.Namespace, splits: tuple[str, ...]):
     """Fit a config to this machine and to the command line, in place.
 
+    What trains has its work dir alone from then on.
+
     Args:
         cfg: the config.
         args: arguments of :func:`add_runner_arguments` and of the tool.
         splits: those of ``train``, ``val``, ``test`` that will be read.
 
     Raises:
-        ConfigError: where data are missing, or settings of what is to run.
+        ConfigError: where data are missing, or settings of what is to run; or where
+            another run trains in the work dir.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     prepare(cfg, args.config, splits, args.work_dir, args.data_root, args.launcher)
+    if 'train' in splits and first_process(args.launcher):
+        lock(cfg.work_dir)
+        remove_unfinished(cfg.work_dir)
 
 
 @contextmanager
@@ -234,10 +242,13 @@ def describe(error: Exception) -> str:
 
 
 def _file_at_hand(error: Exception) -> str | os.PathLike | None:
-    """Return the file that the innermost call of an error names, if any does."""
+    """Return the file, or the log, that the innermost call of an error has."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames):
         for name in FILE_NAMES:
             if isinstance(file := frame.f_locals.get(name), str | os.PathLike):
                 return file
+        for value in frame.f_locals.values():
+            if isinstance(value, logging.FileHandler):
+                return value.baseFilename
     return None

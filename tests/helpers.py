@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 import zlib
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -127,6 +128,18 @@ def run_main(tool, monkeypatch, *args):
     """Run an imported tool in this process, without what tells its errors."""
     monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, args)])
     tool.main(tool.parse_args())
+
+
+@contextmanager
+def files_ended():
+    """Have no file of this process grow, as where a disk is full."""
+    resource = pytest.importorskip('resource')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def check(result):

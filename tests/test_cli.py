@@ -1,6 +1,7 @@
 """What ends a tool is told in a line, and in its exit status."""
 
 import argparse
+import logging
 import os
 import re
 import shlex
@@ -100,6 +101,13 @@ def test_errors_name_the_file(ended, tmp_path):
     full = OSError(28, 'No space left on device', 'a/b.pth')
     expected = 'some.py: error: a/b.pth: No space left on device'
     assert ended(raising(full)) == (1, expected)
+
+    def flush(log):
+        raise OSError(28, 'No space left on device')
+
+    log = logging.FileHandler(tmp_path / 'log')
+    said = f'some.py: error: {tmp_path}/log: No space left on device'
+    assert ended(lambda: flush(log)) == (1, said)
     # What names it by itself is not told twice.
     assert ended(raising(FileNotFoundError('no file x'))) == (
         1,

@@ -153,6 +153,8 @@ def main(args: argparse.Namespace):
                     else:
                         with termination.step():
                             predict(file, output)
+                except OSError:  # of what is written: the others fare no better
+                    raise
                 except Exception as error:  # an odd picture must not lose the others
                     failures[file] = error
                 if file not in videos:

@@ -687,7 +687,10 @@ def run(
     except OSError as error:
         if debug:
             traceback.print_exc()
-        parser.error(str(error))
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            parser.error(str(error))  # another folder is to be named
+        reason = error.strerror or error
+        parser.exit(1, f'{parser.prog}: error: {out} cannot be made: {reason}\n')
     except KeyboardInterrupt:
         status = 128 + (termination.arrived or signal.SIGINT)
         parser.exit(status, f'{parser.prog}: stopped: {out} is as it was\n')

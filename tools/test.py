@@ -74,6 +74,7 @@ from mmrecnext.engine.outputs import (
     drop_idle_metrics,
     lower_precision,
     save_coco_json,
+    write_whole,
 )
 from mmrecnext.engine.prepare import move_data_root
 from mmrecnext.engine.tta import augment
@@ -111,6 +112,7 @@ def main(args: argparse.Namespace):
         runner.test_evaluator.metrics.append(DumpResults(args.out))
     elif args.out and not args.out.endswith('.json'):
         runner.register_hook(LabelMapHook(args.out))
+    write_whole(runner.test_evaluator.metrics)
     if args.report:
         title = Path(args.config).stem
         runner.register_hook(

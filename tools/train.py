@@ -62,9 +62,7 @@ from mmrecnext.engine.build import build_runner
 from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.precision import use_amp
 from mmrecnext.engine.resume import resume_from
-from mmrecnext.engine.stopping import first_process, lock
 from mmrecnext.errors import ConfigError
-from mmrecnext.files import remove_unfinished
 
 
 def main(args: argparse.Namespace):
@@ -77,9 +75,6 @@ def main(args: argparse.Namespace):
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ConfigError('--auto-scale-lr: set auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
-    if first_process(args.launcher):
-        lock(cfg.work_dir)
-        remove_unfinished(cfg.work_dir)
     if args.resume is not None:
         resume_from(cfg, args.resume, args.new_schedule)
     with resumable(cfg.work_dir, command_to_resume(args)):

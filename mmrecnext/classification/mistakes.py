@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmrecnext.classification.recipe import PicturesByClass
+from mmrecnext.files import write_file
 from mmrecnext.plots import draw_confusion, new_figure, save_figure
 
 COLUMNS = 6
@@ -88,13 +90,14 @@ class MistakesHook(Hook):
         save_figure(figure, folder / 'confusion.png')
         wrong = [i for i, one in enumerate(seen) if one.label != one.predicted]
         wrong.sort(key=lambda i: seen[i].likelihood)
-        with open(folder / 'mistakes.csv', 'w', newline='', encoding='utf-8') as file:
-            table = csv.writer(file)
-            table.writerow(('picture', 'class', 'predicted', 'likelihood of its class'))
-            for i in wrong:
-                label, predicted, likelihood = seen[i]
-                row = dataset.filename(i), classes[label], classes[predicted]
-                table.writerow((*row, f'{likelihood:.4f}'))
+        text = io.StringIO(newline='')
+        table = csv.writer(text)
+        table.writerow(('picture', 'class', 'predicted', 'likelihood of its class'))
+        for i in wrong:
+            label, predicted, likelihood = seen[i]
+            row = dataset.filename(i), classes[label], classes[predicted]
+            table.writerow((*row, f'{likelihood:.4f}'))
+        write_file(folder / 'mistakes.csv', text.getvalue().encode())
         draw_pictures(dataset, seen, wrong[: self.shown], folder / 'mistakes.png')
         runner.logger.info(
             f'{len(wrong)} of {len(seen)} pictures were taken for another class: see '

@@ -6,6 +6,7 @@ import copy
 import importlib
 import inspect
 import logging
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -81,6 +82,8 @@ def read_config(name: str | Path) -> Config:
         cfg = spell_out(Config.fromfile(file, import_custom_modules=False))
     except Exception as error:
         reason = str(error) or repr(error)
+        if isinstance(error, OSError) and error.filename is None:
+            reason += f' in {tempfile.gettempdir()}, where MMEngine copies it to'
         raise ConfigError(f'cannot read {name}: {reason}') from error
     package = str(name).rpartition('::')[0]
     if package and not cfg.get('default_scope'):  # of the model alone

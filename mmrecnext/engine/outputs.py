@@ -6,8 +6,10 @@ The functions set a config up for it; the hooks write something of each picture.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -20,10 +22,10 @@ from mmengine.runner import Runner
 from mmrecnext.engine.configs import type_of
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.engine.predictions import Predictions, kind_of
-from mmrecnext.engine.predictor import displayable
+from mmrecnext.engine.predictor import displayable, write_image
 from mmrecnext.engine.unlabelled import metrics_of
 from mmrecnext.errors import ConfigError
-from mmrecnext.files import atomic_write
+from mmrecnext.files import atomic_write, write_file
 
 PICKLES = ('.pkl', '.pickle')
 
@@ -52,6 +54,28 @@ def save_coco_json(cfg: Config, out: str):
         raise ConfigError(f'--out {out}: no CocoMetric in test_evaluator writes it')
     for metric in metrics:
         metric.outfile_prefix = out.removesuffix('.json')
+
+
+def write_whole(metrics: Iterable[Any]) -> None:
+    """Have metrics of COCO write each of their files whole, or not at all."""
+    for metric in metrics:
+        if getattr(metric, 'outfile_prefix', None) and hasattr(metric, 'results2json'):
+            metric.results2json = _written_elsewhere_first(metric.results2json)
+
+
+def _written_elsewhere_first(write: Callable) -> Callable:
+    def results2json(results: Any, outfile_prefix: str) -> dict[str, str]:
+        with tempfile.TemporaryDirectory() as folder:
+            written = write(results, os.path.join(folder, 'found')) or {}
+            for file in Path(folder).iterdir():
+                write_file(_moved(file, outfile_prefix), file.read_bytes())
+        return {kind: _moved(file, outfile_prefix) for kind, file in written.items()}
+
+    return results2json
+
+
+def _moved(file: str | Path, prefix: str) -> str:
+    return prefix + Path(file).name.removeprefix('found')
 
 
 class DumpResults(MMEngineDumpResults):
@@ -163,7 +187,8 @@ class LabelMapHook(OutputHook):
         labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(np.int64) + first
         classes = runner.test_dataloader.dataset.metainfo.get('classes') or ()
         depth = np.uint8 if len(classes) + first <= 256 else np.uint16
-        mmcv.imwrite(labels.astype(depth), str(file) + '.png')
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_image(Path(f'{file}.png'), labels.astype(depth))
 
 
 class DrawHook(OutputHook):
@@ -185,16 +210,30 @@ class DrawHook(OutputHook):
         suffix = Path(sample.img_path).suffix
         suffix = suffix if suffix.lower() in SUFFIXES else '.png'
         picture = read_picture(sample.img_path, sample.ori_shape)
-        out_file = str(file).removesuffix(suffix) + suffix
-        kind = self.kind(runner.test_dataloader.dataset.metainfo)
-        kind.draw(
+        draw_into(
+            Path(str(file).removesuffix(suffix) + suffix),
+            self.kind(runner.test_dataloader.dataset.metainfo),
             runner.visualizer,
             file.name,
             picture,
             sample,
             self.score_thr,
-            out_file=out_file,
         )
+
+
+def draw_into(file: Path, kind: Predictions, *drawn: Any) -> None:
+    """Draw truth and prediction into a file: whole, or not at all.
+
+    Args:
+        file: the picture to write; MMDetection3D adds to its name.
+        kind: of what is predicted.
+        *drawn: what its ``draw`` takes, from the visualizer on.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        kind.draw(*drawn, out_file=os.path.join(folder, file.name))
+        for path in Path(folder).iterdir():
+            write_file(file.with_name(path.name), path.read_bytes())
 
 
 def read_picture(path: str, size: tuple[int, int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ class Predictor:
             # A file without loss, for the pipeline to read it as it reads pictures.
             file = Path(folder, 'frame.bmp')
             for frame in mmcv.VideoReader(str(video)):
-                cv2.imwrite(str(file), frame)
+                file.write_bytes(cv2.imencode(file.suffix, frame)[1].tobytes())
                 yield self(file)
 
     def film(
@@ -154,9 +155,9 @@ class Predictor:
             ConfigError: where the one cannot be read or the other be written.
         """
         reader = mmcv.VideoReader(str(video))
-        if not len(reader):
+        if reader.frame_cnt < 1:
             raise ConfigError(f'{video} is not a video that OpenCV can read')
-        found = []
+        found: list[dict[str, Any]] = []
         size = reader.resolution
         fourcc = cv2.VideoWriter.fourcc(*'mp4v')
         with atomic_write(out_file) as place:
@@ -167,7 +168,9 @@ class Predictor:
                 writer.write(cv2.resize(self.draw(picture, sample), size))
                 found.append({'frame': index, **self.describe(sample)})
                 each()
-            writer.release()
+            writer.release()  # which tells nothing of a disk that is full
+            if mmcv.VideoReader(str(place)).frame_cnt != len(found):
+                raise OSError(errno.EIO, 'not all of the video can be written')
         return found
 
     def draw(self, picture: np.ndarray, sample: BaseDataElement) -> np.ndarray:

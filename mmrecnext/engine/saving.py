@@ -10,7 +10,9 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.registry import HOOKS
 
+from mmrecnext.engine.resume import LAST
 from mmrecnext.errors import ConfigError
+from mmrecnext.files import write_file
 from mmrecnext_autoload.signals import termination
 
 
@@ -44,8 +46,10 @@ class CheckpointHook(MMEngineCheckpointHook):
     """MMEngine's, which first saves and then removes, and saves before it is ended.
 
     MMEngine removes an outdated checkpoint, then writes the next: with one to keep, a
-    kill or a full disk between the two leaves none. A run by iterations that is told to
-    end (Ctrl-C, SIGTERM) saves after the step at hand; one by epochs could not go on
+    kill or a full disk between the two leaves none. Here a checkpoint also lists those
+    that are removed after it, for a run that resumes from it to remove, and
+    ``last_checkpoint`` is a whole name at any moment. A run by iterations that is told
+    to end (Ctrl-C, SIGTERM) saves after the step at hand; one by epochs could not go on
     from the middle of an epoch.
     """
 
@@ -86,7 +90,34 @@ class CheckpointHook(MMEngineCheckpointHook):
         super().after_train(runner)
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict):
-        super()._save_checkpoint_with_step(runner, step, meta)
+        outdated = []
+        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
+            steps = [*self.keep_ckpt_ids, step]
+            runner.message_hub.update_info('keep_ckpt_ids', steps)
+            outdated = steps[: -self.max_keep_ckpts]
+            self.keep_ckpt_ids.append(step)  # which drops the first of too many
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if not is_main_process():
+            return
+        write_file(os.path.join(runner.work_dir, LAST), self.last_ckpt.encode())
+        for old in outdated:
+            name = self.filename_tmpl.format(old)
+            path = self.file_backend.join_path(self.out_dir, name)
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
         self._remove_outdated()
 
     def _save_best_checkpoint(self, runner, metrics: dict):

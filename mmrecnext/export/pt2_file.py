@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def read(file: Path) -> Callable[[Tensor], dict[str, Tensor]]:
 
 
 def _save(program: ExportedProgram, file: Path, about: Mapping[str, str]) -> None:
-    with file.open('wb') as stream:  # by a name PyTorch would ask for another suffix
-        torch.export.save(program, stream, extra_files=dict(about))
+    content = io.BytesIO()  # where a disk is full, PyTorch's own writer aborts
+    torch.export.save(program, content, extra_files=dict(about))
+    file.write_bytes(content.getbuffer())
 
 
 def _forget_origin(program: ExportedProgram) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -85,5 +86,7 @@ def read(file: Path) -> Callable[[Tensor], dict[str, Tensor]]:
 
 
 def _save(script: torch.jit.ScriptModule, file: Path, about: Mapping[str, str]) -> None:
-    with quietly('torch.jit'), file.open('wb') as stream:
-        torch.jit.save(script, stream, _extra_files=dict(about))
+    content = io.BytesIO()  # where a disk is full, PyTorch's own writer aborts
+    with quietly('torch.jit'):
+        torch.jit.save(script, content, _extra_files=dict(about))
+    file.write_bytes(content.getbuffer())

@@ -14,7 +14,7 @@ import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from pycocotools import mask as coco_mask
 
-from mmrecnext.engine.outputs import read_picture
+from mmrecnext.engine.outputs import draw_into, read_picture
 from mmrecnext.engine.predictions import PREDICTIONS
 from mmrecnext.plots import save_figure
 from mmrecnext.report.page import Shown
@@ -59,13 +59,14 @@ class Writer:
         sample = detected(picture) if predicts == 'instances' else segmented(picture)
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='.* out of bounds')
-            PREDICTIONS[predicts]({}).draw(
+            draw_into(
+                self.folder / file,
+                PREDICTIONS[predicts]({}),
                 self.visualizer,
                 name,
                 image,
                 sample,
                 self.evaluation.score_thr,
-                out_file=str(self.folder / file),
             )
         return Shown(file, caption)
 

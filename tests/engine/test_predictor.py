@@ -115,6 +115,15 @@ def test_video_is_whole_or_not_there(shapes, tmp_path, monkeypatch):
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 3
     whole = (folder / 'out.mp4').read_bytes()
 
+    class Full(cv2.VideoWriter):
+        def write(self, frame):
+            pass
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cv2, 'VideoWriter', Full)
+        with pytest.raises(OSError, match=r"not all of the video.*out\.mp4'$"):
+            predictor.film(tmp_path / 'in.mp4', folder / 'out.mp4')
+
     def fail(sample):
         raise MemoryError
 

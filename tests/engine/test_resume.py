@@ -5,6 +5,7 @@ import shutil
 import signal
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -381,14 +382,33 @@ class TestSaving:
             replace(source, target)
             writes += 1
             assert latest_checkpoint(str(folder))
+            note = folder / 'last_checkpoint'
+            assert not note.exists() or Path(note.read_text()).is_file()
 
         monkeypatch.setattr(os, 'replace', observed)
         hook = dict(type=kind, max_keep_ckpts=1, save_best='score', rule='greater')
         run(folder, 3, scores=[1.0, 2.0, 3.0], hook=hook)
-        # The best is saved after each epoch, whose checkpoint is then told of it.
-        assert writes == 9
+        # The best is saved after each epoch, whose checkpoint is then told of it; the
+        # latter is noted each time.
+        assert writes == 3 * 5
         found = sorted(path.name for path in folder.glob('*.pth'))
         assert found == ['best_score_epoch_3.pth', 'epoch_3.pth']
+
+    def test_what_a_killed_run_was_to_remove_is_removed(self, tmp_path, monkeypatch):
+        folder, killed = tmp_path / 'run', tmp_path / 'killed'
+        replace = os.replace
+
+        def observed(source, target):
+            replace(source, target)
+            if os.path.basename(target) == 'epoch_2.pth':
+                shutil.copytree(folder, killed)
+
+        monkeypatch.setattr(os, 'replace', observed)
+        run(folder, 2, hook=dict(max_keep_ckpts=1))
+        names = {path.name for path in killed.glob('*.pth')}
+        assert names == {'epoch_1.pth', 'epoch_2.pth'}
+        run(killed, 3, resume=True, hook=dict(max_keep_ckpts=1))
+        assert [path.name for path in killed.glob('*.pth')] == ['epoch_3.pth']
 
     def test_full_disk_leaves_the_checkpoint_before(self, tmp_path, monkeypatch):
         from mmengine.fileio import LocalBackend

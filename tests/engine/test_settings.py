@@ -1,5 +1,6 @@
 """What a config says of a run that cannot be: told in a line, before it begins."""
 
+import tempfile
 from argparse import Namespace
 
 import cv2
@@ -14,6 +15,7 @@ from torch import nn
 from mmrecnext import RecNeXt
 from mmrecnext.cli import chosen_device
 from mmrecnext.engine.channels import check_channels
+from mmrecnext.engine.configs import read_config
 from mmrecnext.engine.data.samples import CheckedPipeline
 from mmrecnext.engine.misbuilt import describe_misbuilt
 from mmrecnext.engine.overrides import check_overrides
@@ -22,6 +24,7 @@ from mmrecnext.engine.runner import Runner, ValuesHook
 from mmrecnext.engine.saving import CheckpointHook
 from mmrecnext.engine.settings import check_settings
 from mmrecnext.errors import CheckpointError, ConfigError, DataError, OptionError
+from tests.helpers import files_ended
 
 
 def config(**changes):
@@ -389,3 +392,9 @@ class TestOverrides:
     )
     def test_others_pass(self, options):
         check_overrides(self.cfg, options)
+
+
+def test_a_full_folder_of_temporary_files_is_named():
+    told = f'too large in {tempfile.gettempdir()}'
+    with pytest.raises(ConfigError, match=told), files_ended():
+        read_config('mask_rcnn_recnext_m0_shapes.py')

@@ -28,7 +28,7 @@ from mmrecnext.export.images import Preparation
 from mmrecnext.export.proof import LIMIT
 from mmrecnext.export.recording import record
 from mmrecnext.export.write import prove
-from tests.helpers import ROOT, SMALL, randomise, run_tool
+from tests.helpers import ROOT, SMALL, files_ended, randomise, run_tool
 
 pytestmark = pytest.mark.filterwarnings('ignore')  # of the exporters' own affairs
 
@@ -109,6 +109,15 @@ def test_executorch(mixers, tmp_path):
     report = export(mixers[0], tmp_path / 'x.pte', 'executorch', (64, 96))
     assert len(report.trials) == 3 and all(trial.fits for trial in report.trials)
     assert {x.name for x in tmp_path.iterdir()} == {'x.pte', 'x.json'}
+
+
+@pytest.mark.parametrize('name', ['pt2', 'torchscript'])
+def test_a_full_disk_is_told(name, subject, tmp_path):
+    """PyTorch's own writer would abort the process."""
+    file = tmp_path / f'x{FORMATS[name].suffix}'
+    with files_ended(), pytest.raises(OSError, match=f"too large: '{file}'"):
+        export(subject, file, name, (32, 64))
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize('name', FORMATS)

@@ -1,0 +1,35 @@
+import pytest
+
+from tests.reliability.kills import compare, second_runs, trial
+
+
+def test_a_killed_run_loses_nothing(tmp_path):
+    kills = trial(tmp_path, times=2, seed=0)
+    assert [kill.moment.event for kill in kills] == ['writing', 'written']
+    assert kills[0].unfinished
+    assert kills[1].step > 0
+
+
+def test_a_second_run_in_a_work_dir_is_refused(tmp_path):
+    for tool, said in zip(
+        ('train', 'swap_backbone'), second_runs(tmp_path), strict=True
+    ):
+        start = (
+            f'{tool}.py: error: another run trains in {tmp_path / "shared"} (process '
+        )
+        assert said.startswith(start)
+
+
+@pytest.mark.parametrize(
+    'runs',
+    [
+        [{1: 0.5}, {2: 0.25}],  # begins where nothing was saved
+        [{1: 0.5, 2: 0.25}, {3: 0.1251}],
+        [{1: 0.5, 2: 0.25}],  # does not end
+    ],
+)
+def test_what_is_lost_is_found_out(runs):
+    expected = {1: 0.5, 2: 0.25, 3: 0.125}
+    compare([{1: 0.5, 2: 0.25}, {1: 0.5}, {3: 0.125}], expected, [0, 2])
+    with pytest.raises(AssertionError):
+        compare(runs, expected, [0, 2])
