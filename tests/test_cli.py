@@ -108,6 +108,7 @@ def test_errors_name_the_file(ended, tmp_path):
     log = logging.FileHandler(tmp_path / 'log')
     said = f'some.py: error: {tmp_path}/log: No space left on device'
     assert ended(lambda: flush(log)) == (1, said)
+    log.close()
     # What names it by itself is not told twice.
     assert ended(raising(FileNotFoundError('no file x'))) == (
         1,
