@@ -115,10 +115,17 @@ def test_video_is_whole_or_not_there(shapes, tmp_path, monkeypatch):
     assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 3
     whole = (folder / 'out.mp4').read_bytes()
 
-    class Full(cv2.VideoWriter):
-        def write(self, frame):
-            pass
+    class Full:  # no subclass, whose objects OpenCV would free in a wrong way
+        fourcc = staticmethod(cv2.VideoWriter.fourcc)
 
+        def __init__(self, *args):
+            self.writer = writer = video_writer(*args)
+            self.isOpened, self.release = writer.isOpened, writer.release
+
+        def write(self, frame):
+            """Write nothing, and say nothing, as OpenCV does where a disk is full."""
+
+    video_writer = cv2.VideoWriter
     with monkeypatch.context() as patched:
         patched.setattr(cv2, 'VideoWriter', Full)
         with pytest.raises(OSError, match=r"not all of the video.*out\.mp4'$"):
