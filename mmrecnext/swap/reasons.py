@@ -60,6 +60,10 @@ WELDED = {
 MODELS_WITHOUT = {
     'BaseReID': 'a classifier of whole pictures; it takes no multi-scale maps',
     'Detectron2Wrapper': "Detectron2's own models, which OpenMMLab does not build",
+    'ImVoteNet': (
+        'a detector of points; the branch that sees pictures, its `img_backbone`, '
+        'votes for them'
+    ),
     'MultimodalEncoderDecoder': (
         'a side adapter network; its `image_encoder` is CLIP, one plain transformer'
     ),

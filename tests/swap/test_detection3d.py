@@ -35,6 +35,13 @@ def test_what_takes_points_is_refused(key, kind):
         swap_backbone(cfg, SMALL, pretrained=False)
 
 
+def test_a_model_of_points_and_pictures_is_refused():
+    model = dict(type='ImVoteNet', img_backbone=dict(type='mmdet.ResNet', depth=18))
+    cfg = Config(dict(default_scope='mmdet3d', model=model))
+    with pytest.raises(ConfigError, match=r'^model\.type: ImVoteNet is a detector of'):
+        swap_backbone(cfg, SMALL, pretrained=False)
+
+
 @needs_mmdet3d
 @pytest.mark.slow
 @pytest.mark.parametrize(('arch', 'groups'), [('m0', 8), ('m3', 32)])

@@ -158,6 +158,11 @@ def test_what_is_wrong_is_seen():
         ),
         ('mmdet::common/ms_3x_coco.py', False, False, 'part of other configs'),
         (
+            'mmdet::reid/reid_r50_8xb32-6e_mot15train80_test-mot15val20.py',
+            *[False] * 2,
+            'classifier of whole pictures',
+        ),
+        (
             'mmdet::sort/faster-rcnn_r50_fpn_8xb2-4e_mot17train_test-mot17train.py',
             *[False] * 2,
             'does not exist',

@@ -43,8 +43,8 @@ CLASSIFIERS = {
 }
 """Hierarchical classifiers, the backbones that ought to be swappable."""
 
-OTHER_MODELS = ('BaseReID',)
-"""Classifiers of MMDetection, which it does not swap."""
+OTHER_MODELS = ('BaseReID', 'ImVoteNet')
+"""A classifier of whole pictures, and a detector of points that sees them besides."""
 
 SIDE, LARGE_SIDE = 128, 256
 """Height and width of the pictures that are trained on: the latter for models that
@@ -87,7 +87,8 @@ class Row:
     @property
     def counts(self) -> bool:
         """Whether it has maps of a hierarchical classifier."""
-        return self.backbone in CLASSIFIERS and self.model not in OTHER_MODELS
+        kind = self.model.partition(' ')[0]
+        return self.backbone in CLASSIFIERS and kind not in OTHER_MODELS
 
 
 @dataclass
