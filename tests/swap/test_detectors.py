@@ -89,7 +89,7 @@ def tensors_in(output: Any) -> Iterator[Tensor]:
 
 @pytest.mark.parametrize(('name', 'arch'), DETECTORS, ids=lambda x: x.split('/')[0])
 def test_losses_predictions_and_tensors(name, arch):
-    cfg = swap(f'mmdet::{name}', read_small(name), arch, {})
+    cfg = swap(f'mmdet::{name}', read_small(name), [arch], {})
     for key in ('epoch', 'iter'):  # which a runner tells; some losses warm up
         MessageHub.get_current_instance().update_info(key, 0)
     torch.manual_seed(0)

@@ -98,7 +98,7 @@ TRAINED = [
 
 @pytest.mark.parametrize('name', TYPES)
 def test_every_type_is_swapped_and_built(name):
-    row = check((name, 'm0', {}))
+    row = check((name, ['m0'], {}))
     if absent := re.search(
         r'before the swap as well: \w+: (\w+) is not installed', row.problem
     ):
@@ -110,7 +110,7 @@ def test_every_type_is_swapped_and_built(name):
 
 @pytest.mark.parametrize('name', TRAINED)
 def test_they_train_and_predict(name):
-    trial = attempt(swap(name, read_config(name), 'm0', {}), SIDE)
+    trial = attempt(swap(name, read_config(name), ['m0'], {}), SIDE)
     assert trial.faults == ()
     assert 0 < trial.loss < 1e4
     assert trial.predictions >= 1
@@ -170,9 +170,17 @@ def test_what_is_wrong_is_seen():
     ],
 )
 def test_what_does_not_pass_says_why(name, swapped, counts, problem):
-    row = check((name, 'm0', {}))
+    row = check((name, ['m0'], {}))
     assert (row.swapped, row.counts, row.built) == (swapped, counts, False)
     assert problem in row.problem
+
+
+def test_the_first_that_fits_is_taken():
+    name = 'mmdet::rtmdet/rtmdet_x_p6_4xb8-300e_coco.py'  # strides of 8 to 64
+    row = check((name, ['m0', 't'], {}))
+    assert (row.swapped, row.built) == (True, True)
+    row = check((name, ['m0', 'a0'], {}))
+    assert 'those of this RecNeXt are [4, 8, 16, 32]' in row.problem
 
 
 def test_the_tool_reports(tmp_path):
@@ -194,7 +202,7 @@ def test_names_of_no_config():
     with pytest.raises(
         OptionError, match=r'^--only nothing: in the name of no config$'
     ):
-        report([], Options('m3', 'nothing', 1))
+        report([], Options(['m3'], 'nothing', 1))
 
 
 @pytest.mark.parametrize('given', ['mmdet', 'mmdet=', 'other=python'])
@@ -204,7 +212,7 @@ def test_environments_of_no_framework(given):
 
 
 def test_an_environment_that_fails(tmp_path):
-    options = Options('m3', '', 1)
+    options = Options(['m3'], '', 1)
     with pytest.raises(OptionError, match=r'^--python mmdet=.*/none: .*No such file'):
         elsewhere(f'{tmp_path}/none', ['mmdet'], options)
 
@@ -302,7 +310,7 @@ class TestCommittedReport:
             REPORT,
             re.M,
         )
-        types = {check((name, 'm0', {})).model for name in TYPES[:3]}
+        types = {check((name, ['m0'], {})).model for name in TYPES[:3]}
         assert types <= {kind for kind, *_ in lines}
         passed = [(trained, predicted) for _, trained, _, predicted in lines]
         assert passed.count(('yes', 'yes')) >= 50

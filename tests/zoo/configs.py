@@ -210,7 +210,7 @@ def make_link(file: Path) -> Files:
     return {'AppearanceFreeLink': str(file)}
 
 
-def swap(name: str, cfg: Config, arch: str, files: Files) -> Config:
+def swap(name: str, cfg: Config, archs: Sequence[str], files: Files) -> Config:
     """Swap a config, from scratch, and give it what it would look for elsewhere.
 
     Where that takes a feature pyramid, it gets one.
@@ -218,15 +218,26 @@ def swap(name: str, cfg: Config, arch: str, files: Files) -> Config:
     Args:
         name: of the config.
         cfg: the config.
-        arch: whose channels and strides to give it; there is one block per stage.
+        archs: the first of them that fits gives it channels and strides; there is one
+            block per stage.
         files: what stands for downloads.
+
+    Raises:
+        UserError: where none fits, of the first.
     """
-    tiny = dict(base=arch, depths=(1, 1, 1, 1))
     framework = FRAMEWORKS.get(cfg.get('default_scope'))
     fpn = bool(framework) and FITTERS[framework.fitter].takes_fpn
-    cfg = swap_backbone(cfg, tiny, pretrained=False, fpn=fpn)
-    localise(cfg, name, files)
-    return cfg
+    errors = []
+    for arch in archs:
+        tiny = dict(base=arch, depths=(1, 1, 1, 1))
+        try:
+            swapped = swap_backbone(cfg, tiny, pretrained=False, fpn=fpn)
+        except UserError as error:
+            errors.append(error)
+        else:
+            localise(swapped, name, files)
+            return swapped
+    raise errors[0]
 
 
 def localise(cfg: Config, name: str, files: Files):
@@ -261,9 +272,9 @@ BUILT: dict[str, str] = {}
 """Per model that was built, what was wrong."""
 
 
-def check(task: tuple[str, str, Files]) -> Row:
+def check(task: tuple[str, Sequence[str], Files]) -> Row:
     """Swap a config and build its model, without memory for weights."""
-    name, arch, files = task
+    name, archs, files = task
     row = Row(name)
     try:
         old = read_config(name)
@@ -277,7 +288,7 @@ def check(task: tuple[str, str, Files]) -> Row:
     row.model = kind_of(model)
     row.backbone = type_of(next(backbones_of(model), None))
     try:
-        cfg = swap(name, old, arch, files)
+        cfg = swap(name, old, archs, files)
     except UserError as error:
         row.problem = str(error)
         return row
@@ -321,15 +332,17 @@ def rank(row: Row) -> tuple[bool, int, str]:
     return not row.built, len(row.name), row.name
 
 
-def train(task: tuple[tuple[str, str], list[str], str, Files]) -> Training:
+def train(
+    task: tuple[tuple[str, str], list[str], Sequence[str], Files],
+) -> Training:
     """Train a model of a type for a step, and predict; as it was, too, if that fails.
 
     Of several configs, the first is told of where none passes.
     """
-    kind, names, arch, files = task
+    kind, names, archs, files = task
     failed = []
     for name in names:
-        trial = tried(lambda name=name: swap(name, read_config(name), arch, files))
+        trial = tried(lambda name=name: swap(name, read_config(name), archs, files))
         if trial.passed:
             return Training(*kind, name, trial)
         failed.append((name, trial))

@@ -66,12 +66,12 @@ class Options:
     """What to try, and how.
 
     Args:
-        arch: the RecNeXt.
+        archs: RecNeXts, of which each config takes the first that fits.
         only: text in the names of the configs.
         jobs: processes.
     """
 
-    arch: str
+    archs: Sequence[str]
     only: str
     jobs: int
 
@@ -103,7 +103,7 @@ def elsewhere(python: str, scopes: Sequence[str], options: Options) -> Results:
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, 'results.json')
-        command = [python, '-m', 'tests.zoo.report', '--arch', options.arch]
+        command = [python, '-m', 'tests.zoo.report', '--arch', *options.archs]
         command += [f'--only={options.only}', '--jobs', str(options.jobs)]
         command += ['--frameworks', *scopes, '--results', str(file)]
         environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
@@ -126,10 +126,10 @@ def here(scopes: Sequence[str], options: Options) -> Results:
         Progress() as progress,
     ):
         files = make_files(Path(folder))
-        tasks = [(name, options.arch, files) for name in names]
+        tasks = [(name, options.archs, files) for name in names]
         rows = list(each(check, tasks, pool, progress, 'swap and build'))
         some = by_type(rows).items()
-        tasks = [(kind, names, options.arch, files) for kind, names in some]
+        tasks = [(kind, names, options.archs, files) for kind, names in some]
         trainings = list(each(train, tasks, pool, progress, 'train and predict'))
         pool.close()  # or they are terminated, and a signal may find one in a lock
         pool.join()

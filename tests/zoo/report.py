@@ -38,7 +38,13 @@ from tests.zoo.gather import Options, Results, gather
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = command_line(__doc__, 'python -m tests.zoo.report --only yolox')
-    parser.add_argument('--arch', default='m3', help='the RecNeXt [m3]')
+    parser.add_argument(
+        '--arch',
+        nargs='+',
+        default=['m3', 'b'],
+        help='RecNeXts, of which each config takes the first that fits [m3 b: the '
+        'latter where maps begin at stride 8 and end at 64]',
+    )
     parser.add_argument('--only', default='', metavar='TEXT', help='in the names')
     parser.add_argument('--jobs', type=int, default=2, help='processes [2]')
     parser.add_argument(
@@ -122,11 +128,12 @@ def report(found: Sequence[Results], options: Options) -> str:
     lines = [
         "# The swap over the frameworks' own configs",
         '',
-        f'`python -m tests.zoo.report --arch {options.arch}{only}'
+        f'`python -m tests.zoo.report --arch {" ".join(options.archs)}{only}'
         + (f' --python {pythons}' if pythons else '')
-        + f'`, {date.today()}, on {os.cpu_count()} cores of {cpu_model()}. The RecNeXt '
-        'has one block per stage: what depends on a backbone does not depend on its '
-        f'depth. One config of each type is trained for a step on pictures of {SIDE} '
+        + f'`, {date.today()}, on {os.cpu_count()} cores of {cpu_model()}. Each '
+        'takes the first RecNeXt that has its strides, of one block per stage: what '
+        'depends on a backbone does not depend on its depth. '
+        f'One config of each type is trained for a step on pictures of {SIDE} '
         f'to {CHOICE_SIDE} pixels a side (of poses, of the size that the codec says), '
         'from scratch: finite losses, a finite gradient that is not zero at every '
         'parameter of the backbone; then it predicts. What fails is tried with the old '
