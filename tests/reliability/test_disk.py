@@ -2,6 +2,8 @@ import pytest
 
 from tests.reliability.disk import ended, prepare, read_only, trial
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def given(tmp_path_factory):

@@ -3,6 +3,7 @@ import pytest
 from tests.reliability.kills import compare, second_runs, trial
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_nothing(tmp_path):
     kills = trial(tmp_path, times=2, seed=0)
     assert [kill.moment.event for kill in kills] == ['writing', 'written']
@@ -10,6 +11,7 @@ def test_a_killed_run_loses_nothing(tmp_path):
     assert kills[1].step > 0
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_work_dir_is_refused(tmp_path):
     for tool, said in zip(
         ('train', 'swap_backbone'), second_runs(tmp_path), strict=True
