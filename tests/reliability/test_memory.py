@@ -1,3 +1,4 @@
+import mmap
 import os
 import sys
 from contextlib import ExitStack
@@ -40,7 +41,8 @@ def test_leaks_are_seen():
     with ExitStack() as files:
 
         def leak(step: int):
-            kept.append(b'x' * 64 * KIB)
+            kept.append(mmap.mmap(-1, 64 * KIB))  # not of what was freed before
+            kept[-1].write(b'x' * 64 * KIB)
             if step % 10 == 0:
                 files.enter_context(open(os.devnull))
 
