@@ -198,6 +198,19 @@ class LabelMap(Predictions):
     files = ('',)
     saved = 'segments are saved as label maps in a folder, or in a file *.pkl'
 
+    def draw(
+        self,
+        visualizer: Visualizer,
+        name: str,
+        picture: np.ndarray,
+        sample: BaseDataElement,
+        score_thr: float,
+        **options: Any,
+    ) -> None:
+        """Draw a sample; see :meth:`Predictions.draw`."""
+        # NumPy takes a tensor of one pixel for the number of a row.
+        super().draw(visualizer, name, picture, sample.numpy(), score_thr, **options)
+
     def describe(
         self, sample: BaseDataElement, score_thr: float = 0.0
     ) -> dict[str, Any]:

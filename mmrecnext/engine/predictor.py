@@ -22,6 +22,7 @@ from mmengine.structures import BaseDataElement
 from mmrecnext.checkpoint import load_network
 from mmrecnext.engine.build import build_network, whole_model
 from mmrecnext.engine.data import tested_dataset
+from mmrecnext.engine.data.files import is_no_file
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.engine.pasting import paste_in_boxes
 from mmrecnext.engine.precision import infer_in
@@ -109,7 +110,7 @@ class Predictor:
             number type, and the sample of the framework, on the CPU.
 
         Raises:
-            ConfigError: for a file that cannot be read.
+            ConfigError: for a file that cannot be read, or not be prepared.
         """
         picture, inputs = self.read(file)
         with torch.no_grad():
@@ -117,6 +118,8 @@ class Predictor:
 
     def read(self, file: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
         """Read a picture, and make of it what the model takes; see :meth:`__call__`."""
+        if is_no_file(str(file)):
+            raise ConfigError(f'{file} is not a file')
         reason = ''
         try:
             results = self.load(dict(img_path=str(file), img_id=0))
@@ -126,7 +129,15 @@ class Predictor:
             raise ConfigError(f'{file} is not an image that can be read{reason}')
         picture = results['img']
         self.kind.add_inputs(results)
-        return picture, self.prepare(results)
+        try:
+            return picture, self.prepare(results)
+        except Exception as error:  # of any transform
+            told = f'{type(error).__name__}: {error}'.strip().splitlines()[0]
+            raise ConfigError(
+                f'{file}, of {" x ".join(map(str, picture.shape[:2]))} pixels (height '
+                'x width), cannot be prepared as the pipeline of '
+                f'`test_dataloader.dataset` says ({told})'
+            ) from error
 
     def frames(self, video: Path) -> Iterator[tuple[np.ndarray, BaseDataElement]]:
         """Predict each frame of a video; see :meth:`__call__`."""

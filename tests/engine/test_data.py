@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 from types import SimpleNamespace
 
@@ -216,6 +217,7 @@ class TestAnnotations:
             (change('images', 1, id=1), 'two images have the `id` 1: 1.png and 2.png'),
             (change('categories', 1, id=1), 'two categories have the `id` 1'),
             (change('annotations', 3, id=11), r'\(id 11\) have an `id` that another'),
+            (change('annotations', 3, id=[1]), r'1 of 4 .* have no `id`'),
             (change('annotations', 3, area=None), r'1 of 4 .*\(id 22\) have no `area`'),
             (change('annotations', 3, bbox=None), r'\(id 22\) have no `bbox`'),
             (change('annotations', 3, bbox=[1, 2, 3]), 'not four finite numbers'),
@@ -258,6 +260,21 @@ class TestAnnotations:
     )
     def test_what_ends_a_run_is_named(self, edit, message, make):
         refuse(make(edit), 'train.json', message)
+
+    @pytest.mark.parametrize(
+        ('fields', 'message'),
+        [
+            (dict(id=0), r'\(id 0\) have the `id` 0, which pycocotools takes for none'),
+            (dict(id='x'), r'an `id` that is no number'),
+            (dict(segmentation=[[1, 1], [5, 5, 25, 5, 25, 15]]), 'a first one of less'),
+            (dict(segmentation=[[5, 5, 25, 5, 25, 15], []]), 'an empty polygon'),
+        ],
+    )
+    def test_what_pycocotools_reads_wrongly_is_named(self, fields, message, make, said):
+        edit = change('annotations', 3, **fields)
+        check_data(make(edit), ('train',))
+        refuse(make(edit_val=edit), 'val.json', message)
+        assert not said
 
     @pytest.mark.parametrize('polygons', [[[]], [[1, 1]], [[1, 1, 9, 9]], [[1] * 7]])
     def test_polygons_without_area(self, polygons, make, said):
@@ -504,6 +521,16 @@ class TestLabelMaps:
         Image.fromarray(halves(0, 1, (4, 3))).save(tmp_path / 'labels/0.png')
         refuse_loading(dataset, r'labels/0\.png has 4 x 3 pixels, its picture 8 x 6')
 
+    @pytest.mark.parametrize('shape', [(1, 6), (6, 1), (1, 1)], ids=str)
+    def test_of_one_row_or_column(self, shape, segmentation, tmp_path):
+        label = np.arange(shape[0] * shape[1], dtype=np.uint8).reshape(shape) % 2
+        dataset = segmentation([label])
+        check_loaded(dataset, False)
+        assert dataset[0]['gt_seg_map'].tolist() == label.tolist()
+        Image.fromarray(label[:1, :1]).save(tmp_path / 'labels/0.png')
+        if shape != (1, 1):
+            refuse_loading(dataset, r'labels/0\.png has 1 x 1 pixels, its picture')
+
     def test_later_ones_are_looked_at_when_loaded(self, segmentation, monkeypatch):
         monkeypatch.setattr(samples, 'SAMPLES', 0)
         dataset = segmentation([halves(0, 1), halves(0, 7)])
@@ -609,16 +636,18 @@ class TestLabelMaps:
 
 def spoil(file, how):
     content = file.read_bytes()
-    if how == 'missing':
+    if how in ('missing', 'pipe'):
         file.unlink()
-    else:
+    if how == 'pipe':
+        os.mkfifo(file)
+    elif how != 'missing':
         spoilt = {'cut': content[: len(content) // 2], 'empty': b'', 'text': b'<html>'}
         file.write_bytes(spoilt[how])
 
 
 class TestPictures:
     @pytest.mark.parametrize('workers', [0, 1])
-    @pytest.mark.parametrize('how', ['cut', 'empty', 'text', 'missing'])
+    @pytest.mark.parametrize('how', ['cut', 'empty', 'text', 'missing', 'pipe'])
     def test_that_cannot_be_used_are_named(
         self, how, workers, make, tmp_path, monkeypatch
     ):
@@ -631,6 +660,7 @@ class TestPictures:
             'empty': 'is empty',
             'text': 'cannot be read',
             'missing': 'is missing',
+            'pipe': 'is not a file',
         }
         message = rf'^the picture .*train/2\.png {reason[how]}'
         refuse_loading(copy.copy(dataset), message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -168,6 +168,13 @@ def _check_annotations(file: str, annotations: list, content: Content, needs: Ne
         fault = _fault(annotation, content)
         if fault is None and needs.scores and 'iscrowd' not in annotation:
             fault = 'no `iscrowd`, by which predictions are measured; it is 0 or 1'
+        if fault is None and needs.scores and not _is_number(annotation['id']):
+            fault = f'an `id` that is no number ({annotation["id"]!r:.40})'
+        if fault is None and needs.scores and annotation['id'] == 0:
+            fault = (
+                'the `id` 0, which pycocotools takes for none: an object found would '
+                'count as missed; number annotations from 1'
+            )
         if fault is None:
             key = annotation['id']
             if key in seen:
@@ -195,7 +202,8 @@ def _fault(annotation: dict, content: Content) -> str | None:
         x, y, width, height = annotation['bbox']
         if isfinite(x + y + width + height + annotation['area']):
             if width >= 0 and height >= 0:
-                return None if 'id' in annotation else 'no `id`'
+                known = isinstance(annotation.get('id'), Hashable)
+                return None if known and 'id' in annotation else 'no `id`'
             return 'a `bbox` of negative size; it is [left, top, width, height]'
     except (KeyError, TypeError, ValueError):
         pass
@@ -229,8 +237,8 @@ def _count(annotation: dict, content: Content, needs: Needs) -> str | None:
     if reason is None and needs.masks:
         mask = annotation.get('segmentation')
         fault, reason = mask_faults(mask, image)
-        if fault is None and reason and needs.mask_scores:
-            fault = reason
+        if fault is None and needs.mask_scores:
+            fault = reason or _misread(mask)
         if fault is not None:
             return fault
         if needs.polygons and isinstance(mask, dict) and not crowd:
@@ -297,6 +305,16 @@ def mask_faults(mask: list | dict | None, image: dict) -> tuple[str | None, str 
     if not whole:
         return None, 'a `segmentation` with no polygon of three points or more'
     return None, None
+
+
+def _misread(mask: Any) -> str | None:
+    """Say what pycocotools takes for something else: it looks at the first polygon."""
+    if isinstance(mask, list) and (len(mask[0]) < 6 or not all(mask)):
+        return (
+            'a `segmentation` with an empty polygon, or a first one of less than three '
+            'points, which pycocotools takes for a box or fails at'
+        )
+    return None
 
 
 def _encoding_fault(mask: dict, image: dict) -> str | None:

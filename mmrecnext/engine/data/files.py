@@ -53,6 +53,11 @@ def _data_paths(cfg: Config, split: str) -> Iterator[str]:
             yield ann_file
 
 
+def is_no_file(path: str) -> bool:
+    """Tell of what is there and no file: a folder, or a pipe, which would wait."""
+    return not is_remote(path) and os.path.exists(path) and not os.path.isfile(path)
+
+
 def missing(files: Iterable[str]) -> list[str]:
     """Return those files that are not there; each folder is listed once."""
     wanted = defaultdict(list)

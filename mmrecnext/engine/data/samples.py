@@ -19,7 +19,7 @@ from mmengine.logging import print_log
 from PIL import Image
 
 from mmrecnext.engine.data.datasets import built_leaves, is_remote
-from mmrecnext.engine.data.files import missing, suffixes_in
+from mmrecnext.engine.data.files import is_no_file, missing, suffixes_in
 from mmrecnext.errors import DataError, brief
 
 IGNORED = 255
@@ -94,6 +94,8 @@ class CheckedPipeline(Compose):
 
     def _load_picture(self, transform: LoadImageFromFile, data: dict) -> dict | None:
         path = data.get('img_path')
+        if isinstance(path, str) and is_no_file(path):
+            raise DataError(f'the picture {path} is not a file')
         try:
             loaded = transform(data)
         except Exception as error:
@@ -116,6 +118,8 @@ class CheckedPipeline(Compose):
         path: Any = data.get('seg_map_path')
         has_map = getattr(transform, 'with_seg', False) and isinstance(path, str)
         if has_map:
+            if is_no_file(path):
+                raise DataError(f'the label map {path} is not a file')
             _check_depth(path)
         try:
             loaded = transform(data)
@@ -130,13 +134,16 @@ class CheckedPipeline(Compose):
         return loaded
 
     def _check_map(self, path: str, data: dict):
-        labels = data['gt_seg_map']
+        labels, size = data['gt_seg_map'], data.get('ori_shape')
+        if labels.ndim < 2:  # MMSegmentation leaves out sides of one pixel
+            whole = size is not None and labels.size == size[0] * size[1]
+            labels = labels.reshape(size[:2] if whole else (1, -1))
+            data['gt_seg_map'] = labels
         if labels.ndim != 2:
             raise DataError(
                 f'the label map {path} has {labels.shape[-1]} channels, colours maybe; '
                 'it takes one, of class indices' + _equal_channels(labels, path)
             )
-        size = data.get('ori_shape')
         if size is not None and labels.shape != tuple(size[:2]):
             raise DataError(
                 f'the label map {path} has {_by(labels.shape)} pixels, its picture '
