@@ -202,8 +202,8 @@ def _fault(annotation: dict, content: Content) -> str | None:
         x, y, width, height = annotation['bbox']
         if isfinite(x + y + width + height + annotation['area']):
             if width >= 0 and height >= 0:
-                known = isinstance(annotation.get('id'), Hashable)
-                return None if known and 'id' in annotation else 'no `id`'
+                has_id = isinstance(annotation.get('id', []), Hashable)
+                return None if has_id else 'no `id`'
             return 'a `bbox` of negative size; it is [left, top, width, height]'
     except (KeyError, TypeError, ValueError):
         pass
