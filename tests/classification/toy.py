@@ -1,15 +1,19 @@
 """Toy pictures of 20 classes.
 
-``python -m tests.classification.toy FOLDER [NUMBER [SEED]]`` draws so many of each to
-train on, and a fifth of them to hold out. A class is a colour and a pattern; its width,
-its place, and tones are drawn.
+``python -m tests.classification.toy FOLDER`` draws pictures to train on, and a fifth of
+them to hold out: of a colour and a pattern, whose width, place and tones are drawn, or
+with ``--shapes`` of one of the shapes of ``tools/make_shapes_data.py`` in a colour.
 """
 
-import sys
+import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from tools.make_shapes_data import Settings, class_names, draw_picture
 
 COLOURS = {
     'red': (200, 60, 60),
@@ -20,9 +24,11 @@ COLOURS = {
 PATTERNS = ('plain', 'stripes', 'bars', 'checks', 'rings')
 CLASSES = [f'{colour}_{pattern}' for colour in COLOURS for pattern in PATTERNS]
 
+Draw = Callable[[str, np.random.Generator, int], Image.Image]
+
 
 def draw(name: str, random: np.random.Generator, size: int = 64) -> Image.Image:
-    """Draw a picture of a class."""
+    """Draw a pattern of a class."""
     colour, pattern = name.split('_')
     width = random.uniform(3, 6)
     y, x = np.mgrid[:size, :size] + random.uniform(0, size, (2, 1, 1))
@@ -41,18 +47,51 @@ def draw(name: str, random: np.random.Generator, size: int = 64) -> Image.Image:
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
+def draw_shape(
+    name: str, random: np.random.Generator, size: int, names: tuple[str, ...]
+) -> Image.Image:
+    """Draw a picture with a few shapes of a class, so that any crop shows some."""
+    settings = Settings(size=(size, size), sides=(30, 50), names=names)
+    bgr, *_ = draw_picture(random, settings, [1 + names.index(name)] * 3)
+    return Image.fromarray(bgr[..., ::-1])
+
+
 def make_toy(
-    folder, per_class: int = 2, seed: int = 0, splits=('train', 'val'), size: int = 64
+    folder,
+    per_class: int = 2,
+    seed: int = 0,
+    splits=('train', 'val'),
+    size: int = 64,
+    names=CLASSES,
+    draw: Draw = draw,
 ):
     """Write pictures of each class into folders of classes, below those of splits."""
     random = np.random.default_rng(seed)
     for split in splits:
-        for name in CLASSES:
+        for name in names:
             place = Path(folder) / split / name
             place.mkdir(parents=True, exist_ok=True)
             for i in range(per_class if split == 'train' else max(per_class // 5, 1)):
                 draw(name, random, size).save(place / f'{i}.png')
 
 
+def main():
+    """Draw."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('folder', help='to draw into')
+    parser.add_argument('--per-class', type=int, default=100, help='[%(default)s]')
+    parser.add_argument('--seed', type=int, default=0, help='[%(default)s]')
+    parser.add_argument('--size', type=int, default=64, help='[%(default)s]')
+    parser.add_argument('--shapes', action='store_true', help='shapes, not patterns')
+    args = parser.parse_args()
+    names, how = CLASSES, draw
+    if args.shapes:
+        names = class_names(len(CLASSES))
+        how = partial(draw_shape, names=names)
+    make_toy(
+        args.folder, args.per_class, args.seed, size=args.size, names=names, draw=how
+    )
+
+
 if __name__ == '__main__':
-    make_toy(sys.argv[1], *map(int, sys.argv[2:]))
+    main()
