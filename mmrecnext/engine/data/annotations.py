@@ -166,7 +166,7 @@ def _check_annotations(file: str, annotations: list, content: Content, needs: Ne
     faults, seen = defaultdict(list), set()
     for place, annotation in enumerate(annotations):
         fault = _fault(annotation, content)
-        if fault is None and needs.scores and 'iscrowd' not in annotation:
+        if fault is None and needs.scores and annotation.get('iscrowd') is None:
             fault = 'no `iscrowd`, by which predictions are measured; it is 0 or 1'
         if fault is None and needs.scores and not _is_number(annotation['id']):
             fault = f'an `id` that is no number ({annotation["id"]!r:.40})'

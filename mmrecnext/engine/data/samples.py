@@ -136,8 +136,8 @@ class CheckedPipeline(Compose):
     def _check_map(self, path: str, data: dict):
         labels, size = data['gt_seg_map'], data.get('ori_shape')
         if labels.ndim < 2:  # MMSegmentation leaves out sides of one pixel
-            whole = size is not None and labels.size == size[0] * size[1]
-            labels = labels.reshape(size[:2] if whole else (1, -1))
+            other = size is None or labels.size != size[0] * size[1]
+            labels = labels.reshape((1, -1) if size is None or other else size[:2])
             data['gt_seg_map'] = labels
         if labels.ndim != 2:
             raise DataError(
