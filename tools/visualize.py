@@ -24,6 +24,10 @@ EXAMPLES = {
 }
 
 
+RANDOM = 'random'
+"""Stands for no file of weights."""
+
+
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = command_line(__doc__, *EXAMPLES.values())
@@ -45,7 +49,7 @@ def parse_args() -> argparse.Namespace:
         '--checkpoint',
         nargs='+',
         default=(),
-        help='weights of these, in their order; random ones without',
+        help=f'weights of these, in their order, or {RANDOM!r} [{RANDOM}]',
     )
     fields.add_argument('--size', type=int, default=224, help='of the image [224]')
     curves = what.add_parser(
@@ -81,7 +85,7 @@ from mmrecnext.visualize.curves import draw_curves, published_run, read_run
 from mmrecnext.visualize.fields import (
     KERNEL_SIZE,
     draw_fields,
-    model_fields,
+    model_field,
     recconv_fields,
 )
 from mmrecnext.visualize.maps import draw_maps, explained, look, strengths
@@ -135,32 +139,38 @@ def show_fields(args: argparse.Namespace):
     with counted('measuring', 1 + len(models), 'rows and models') as advance:
         of_recconv, of_models = recconv_fields(), []
         advance()
-        for name, model in models.items():
-            of_models += model_fields({name: model}, args.size)
+        for title, model in models:
+            of_models.append(model_field(title, model, args.size))
             advance()
     kind = f'RecConv of {KERNEL_SIZE} x {KERNEL_SIZE}'
     return draw_fields({kind: of_recconv, 'last stage': of_models})
 
 
-def with_weights(archs: Sequence[str], checkpoints: Sequence[str]) -> dict:
-    """Build backbones, with weights where there are.
+def with_weights(
+    archs: Sequence[str], checkpoints: Sequence[str]
+) -> list[tuple[str, RecNeXt]]:
+    """Build backbones, with weights where there are, and say which.
 
     Raises:
         ConfigError: for other numbers of the two.
     """
-    if checkpoints and len(checkpoints) != len(archs):
+    checkpoints = checkpoints or [RANDOM] * len(archs)
+    if len(checkpoints) != len(archs):
         raise ConfigError(
-            f'--checkpoint: {len(checkpoints)} for {len(archs)} models; name one each'
+            f'--checkpoint: {len(checkpoints)} for {len(archs)} models; name one each, '
+            f'or {RANDOM!r}'
         )
-    torch.manual_seed(0)
-    models = {}
-    for i, arch in enumerate(archs):
-        init = (
-            dict(type='Pretrained', checkpoint=checkpoints[i]) if checkpoints else None
-        )
-        models[arch] = RecNeXt(arch, init_cfg=init)
-        if init:
-            models[arch].init_weights()
+    models = []
+    for arch, checkpoint in zip(archs, checkpoints, strict=True):
+        torch.manual_seed(0)
+        if checkpoint == RANDOM:
+            title, model = f'{arch}\nrandom weights', RecNeXt(arch)
+        else:
+            title = f'{arch}\n{Path(checkpoint).name}'
+            init = dict(type='Pretrained', checkpoint=checkpoint)
+            model = RecNeXt(arch, init_cfg=init)
+            model.init_weights()
+        models.append((title, model))
     return models
 
 

@@ -121,18 +121,16 @@ class Last(nn.Module):
         return maps[-1]
 
 
-def model_fields(models: Mapping[str, nn.Module], size: int = 224) -> list[Field]:
-    """Measure the last stage of backbones.
+def model_field(title: str, model: nn.Module, size: int = 224) -> Field:
+    """Measure the last stage of a backbone.
 
     Args:
-        models: backbones, by their names.
+        title: what to call it.
+        model: the backbone.
         size: height and width of the image.
     """
-    fields = []
-    for name, model in models.items():
-        last = nn.Sequential(model, Last()).eval().requires_grad_(False)
-        fields.append(Field(name, influence(last, 3, size)))
-    return fields
+    last = nn.Sequential(model, Last()).eval().requires_grad_(False)
+    return Field(title, influence(last, 3, size))
 
 
 def draw_fields(rows: Mapping[str, Sequence[Field]]) -> Figure:
@@ -164,7 +162,7 @@ def draw_fields(rows: Mapping[str, Sequence[Field]]) -> Figure:
                     axes.add_patch(
                         Rectangle(corner, side, side, fill=False, ec=colour, ls=style)
                     )
-            axes.set_title(field.title, fontsize=10)
+            axes.set_title(field.title, fontsize=9)
             axes.set_xticks([0, width - 1], ['0', str(width)], fontsize=7)
             axes.set_yticks([])
             said = f'{SHARE:.0%} in {field.effective} px'

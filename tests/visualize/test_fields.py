@@ -1,9 +1,15 @@
+import runpy
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from mmrecnext import RecNeXt
+from mmrecnext.errors import ConfigError
 from mmrecnext.visualize.fields import Field, draw_fields, influence, recconv_fields
+from tests.helpers import ROOT
 
 
 @pytest.mark.parametrize('kernel', [1, 3, 7])
@@ -46,3 +52,19 @@ def test_weights_of_the_model_are_left_alone():
     influence(conv, 3, 9)
     assert conv.weight.grad is None
     assert torch.is_grad_enabled()
+
+
+def test_the_tool_draws_a_model_with_each_weights(tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    torch.save(RecNeXt('m0').state_dict(), tmp_path / 'trained.pth')
+    drawn = []
+    tool = runpy.run_path(str(ROOT / 'tools/visualize.py'))
+    monkeypatch.setitem(tool['show_fields'].__globals__, 'draw_fields', drawn.append)
+    checkpoints = ['random', str(tmp_path / 'trained.pth')]
+    args = SimpleNamespace(arch=['m0', 'm0'], checkpoint=checkpoints, size=32)
+    tool['show_fields'](args)
+    random, trained = drawn[0]['last stage']
+    assert (random.title, trained.title) == ('m0\nrandom weights', 'm0\ntrained.pth')
+    assert not np.array_equal(random.influence, trained.influence)
+    with pytest.raises(ConfigError, match='1 for 2 models'):
+        tool['with_weights'](args.arch, checkpoints[:1])
