@@ -113,6 +113,7 @@ def _work(act, judge, items: list[Any], memory: int, there):
             events.append(f'{event} {str(args)[:60]} by {_caller()}')
 
     sys.addaudithook(hear)
+    gc.freeze()  # MMEngine collects garbage for every dataset that it builds
     limit = _bytes_of('VmSize') + memory
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for item in items:
