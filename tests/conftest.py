@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 import tests.metafiles  # noqa: F401
 from tests.helpers import DATA, ROOT, check, golden_weights, run_tool
@@ -36,6 +37,9 @@ DEAREST = (
     'models/test_mixed_precision.py',
     'benchmark/test_benchmark.py',
     'swap/test_zoo.py',
+    'reliability/test_kills.py',
+    'export/test_detectors.py',
+    'export/test_export.py',
 )
 """Files that take minutes: the first to begin, so that no process ends long after."""
 
@@ -53,6 +57,12 @@ def pytest_collection_modifyitems(items):
         if test in seen:
             item.add_marker(pytest.mark.slow)
         seen.add(test)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_default_scope():
+    """Begin each file without the scope that one before it has left."""
+    DefaultScope._instance_dict.clear()
 
 
 def pytest_collection_finish():
