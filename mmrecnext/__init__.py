@@ -2,6 +2,11 @@
 
 from typing import NoReturn
 
+from mmrecnext_autoload.arguments import is_run, read_package_arguments
+
+if is_run(__name__):
+    read_package_arguments()  # first: to import the rest takes seconds
+
 from mmrecnext.mmcv_ext import install as back_mmcv
 from mmrecnext.version import __version__
 

@@ -5,7 +5,6 @@ It runs wherever Python does, so that it can tell of any package that is missing
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import re
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from mmrecnext import __version__, mmcv_ext
 from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.stacks import advice, distribution_of, here, holders, owners, version_of
+from mmrecnext_autoload.arguments import read_package_arguments
 
 # What each job needs, as arguments of `pip install`.
 BASE = (
@@ -121,10 +121,5 @@ def main():
 
 
 if __name__ == '__main__':
-    argparse.ArgumentParser(
-        'python -m mmrecnext',
-        description='Tell what this installation is, and what it lacks.',
-        epilog='Example: python -m mmrecnext',
-        allow_abbrev=False,
-    ).parse_args()
+    read_package_arguments()
     main()

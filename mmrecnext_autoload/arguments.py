@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 
 from mmrecnext_autoload.choices import DTYPES, RANKS
@@ -22,6 +23,23 @@ def begin(parse: Callable[[], argparse.Namespace]) -> argparse.Namespace:
     """
     answer_signals()
     return parse()
+
+
+def is_run(package: str) -> bool:
+    """Tell whether a package is imported because ``python -m`` is to run it."""
+    if sys.argv[:1] != ['-m']:  # so it is until what to run is found
+        return False
+    return sys.orig_argv[-len(sys.argv)].removeprefix('-m') == package
+
+
+def read_package_arguments() -> argparse.Namespace:
+    """Read the command line of ``python -m mmrecnext``."""
+    return argparse.ArgumentParser(
+        'python -m mmrecnext',
+        description='Tell what this installation is, and what it lacks.',
+        epilog='Example: python -m mmrecnext',
+        allow_abbrev=False,
+    ).parse_args()
 
 
 def command_line(about: str, *examples: str) -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ packages. An environment, 6 GB, is removed when it is done with; each takes a qu
 an hour on two cores.
 """
 
+import argparse
 import json
 import os
 import re
@@ -132,7 +133,11 @@ def summary(output: str) -> str:
 
 def main() -> int:
     """Print a row of figures for each interpreter."""
-    pythons = sys.argv[1:] or [*find_pythons()]
+    parser = argparse.ArgumentParser(
+        'python -m tests.pythons', description=__doc__.partition('\n')[0]
+    )
+    parser.add_argument('interpreters', nargs='*', help='[those that are found]')
+    pythons = parser.parse_args().interpreters or [*find_pythons()]
     if not pythons:
         print(
             f'no Python of {", ".join(VERSIONS)} is found; name some', file=sys.stderr

@@ -199,6 +199,44 @@ def test_command_lines_are_read_before_pytorch_is_imported(tool):
     assert misspelt.stderr.splitlines()[-1].startswith(f'{tool.name}: error: ')
 
 
+COMMANDS = sorted(
+    set(
+        re.findall(
+            r'python -m\s+(mmrecnext|tests[\w.]*\w)',
+            ''.join(file.read_text() for file in ROOT.glob('docs/*.md')),
+        )
+    )
+)
+"""The modules that the documents have a reader run."""
+
+
+@pytest.fixture(scope='module')
+def without_pytorch(tmp_path_factory):
+    """An environment in which to import PyTorch ends a program."""
+    place = tmp_path_factory.mktemp('without_pytorch')
+    (place / 'torch.py').write_text('raise SystemExit("PyTorch is imported")')
+    return {**os.environ, 'PYTHONPATH': f'{place}{os.pathsep}{ROOT}'}
+
+
+@pytest.mark.parametrize('module', COMMANDS)
+def test_help_of_modules_does_not_wait_for_pytorch(module, without_pytorch):
+    def told(*options):
+        return subprocess.run(
+            [sys.executable, '-m', module, *options],
+            cwd=ROOT,
+            env=without_pytorch,
+            capture_output=True,
+            text=True,
+        )
+
+    told_of = told('--help')
+    assert told_of.returncode == 0, told_of.stderr
+    assert told_of.stdout.startswith('usage: ')
+    misspelt = told('--hlep')
+    assert misspelt.returncode == 2
+    assert ': error: ' in misspelt.stderr
+
+
 @pytest.mark.parametrize('script', sorted((ROOT / 'tools').glob('*.sh')), ids=str)
 def test_scripts_say_how_they_are_called(script):
     for option, status in (('--help', 0), ('config.py', 2)):

@@ -10,12 +10,39 @@ norms as if they were trained. The result is a report in Markdown.
 
 from __future__ import annotations
 
-if __name__ == '__main__':
-    from mmrecnext_autoload.signals import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
+
+from mmrecnext_autoload.arguments import begin, command_line, file_to_write
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line(__doc__, 'python -m tests.export.report m3 --jobs 2')
+    parser.add_argument(
+        'names', nargs='*', help='models and configs [all models, and some configs]'
+    )
+    parser.add_argument(
+        '--weights',
+        nargs='+',
+        default=[],
+        metavar='CONFIG=FILE',
+        help='checkpoints of configs',
+    )
+    parser.add_argument(
+        '--jobs', type=int, default=1, metavar='N', help='processes [%(default)s]'
+    )
+    parser.add_argument(
+        '--out',
+        type=file_to_write,
+        default='docs/export_report.md',
+        help='file to write',
+    )
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
 import shlex
 import sys
 import tempfile
@@ -48,7 +75,6 @@ from mmrecnext.export.proof import LIMIT, pictures, try_pictures
 from mmrecnext.files import write_file
 from mmrecnext.models.classifier import RecNeXtClassifier
 from mmrecnext.swap import swap_backbone, write_config
-from mmrecnext_autoload.arguments import command_line, file_to_write
 from tests.export.helpers import random_weights
 from tests.helpers import randomise
 
@@ -73,31 +99,6 @@ COLUMNS = (
     'MiB',
     's',
 )
-
-
-def parse_args() -> argparse.Namespace:
-    """Read the command line."""
-    parser = command_line(__doc__, 'python -m tests.export.report m3 --jobs 2')
-    parser.add_argument(
-        'names', nargs='*', help='models and configs [all models, and some configs]'
-    )
-    parser.add_argument(
-        '--weights',
-        nargs='+',
-        default=[],
-        metavar='CONFIG=FILE',
-        help='checkpoints of configs',
-    )
-    parser.add_argument(
-        '--jobs', type=int, default=1, metavar='N', help='processes [%(default)s]'
-    )
-    parser.add_argument(
-        '--out',
-        type=file_to_write,
-        default='docs/export_report.md',
-        help='file to write',
-    )
-    return parser.parse_args()
 
 
 def main(args: argparse.Namespace):
@@ -212,4 +213,4 @@ batch of pictures, and by how much. Weights are random where it does not say tra
 
 
 if __name__ == '__main__':
-    run(main, parse_args())
+    run(main, args)

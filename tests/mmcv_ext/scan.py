@@ -13,15 +13,33 @@ ask for more than mmrecnext has.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+from mmrecnext_autoload.arguments import begin, command_line
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line(
+        __doc__.partition('\n')[0], 'python -m tests.mmcv_ext.scan --missing'
+    )
+    parser.add_argument('packages', nargs='*', type=Path, help='their folders')
+    parser.add_argument('--missing', action='store_true', help='list configs')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
 import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
+from mmrecnext.cli import run
 from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.mmcv_ext import OPERATORS
 
@@ -236,12 +254,8 @@ def folder_of(package: str) -> Path | None:
     return Path(found.origin).parent if found and found.origin else None
 
 
-def main():
+def main(args: argparse.Namespace):
     """Scan, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('packages', nargs='*', type=Path, help='their folders')
-    parser.add_argument('--missing', action='store_true', help='list configs')
-    args = parser.parse_args()
     packages = args.packages or list(filter(None, map(folder_of, FRAMEWORKS)))
     base = list(filter(None, map(folder_of, ('mmcv', 'mmdet'))))
     found = {
@@ -255,4 +269,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    run(main, args)

@@ -6,6 +6,23 @@ after ``--ways``, are those to try alone.
 """
 
 import argparse
+
+from mmrecnext_autoload.arguments import begin, command_line
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line(
+        __doc__.partition('\n')[0], 'python -m tests.reliability.disk --ways full'
+    )
+    parser.add_argument('tools', nargs='*', help='[all]')
+    parser.add_argument('--ways', nargs='+', metavar='NAME', help='[all]')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
 import os
 import re
 import shutil
@@ -21,8 +38,10 @@ import cv2
 import numpy as np
 import torch
 
+from mmrecnext.cli import run
 from mmrecnext.engine.resume import LAST
 from mmrecnext.engine.stopping import LOCK
+from mmrecnext.errors import OptionError
 from mmrecnext.files import UNFINISHED
 from mmrecnext.models.classifier import RecNeXtClassifier
 from tests.helpers import ROOT, RUNNERS, SERVER, check, run_tool
@@ -244,7 +263,7 @@ WAYS = {
 """How to keep tools from writing, and what the system then says."""
 
 
-def run(command: list, limit: str) -> subprocess.CompletedProcess:
+def run_confined(command: list, limit: str) -> subprocess.CompletedProcess:
     """Run a tool, confined."""
     name, *args = map(str, command)
     confined = [ROOT / 'tests/reliability/confined.py', limit, ROOT / name, *args]
@@ -265,7 +284,7 @@ def faults(command: list, out: Path, way) -> list[str]:
     """Have a tool fail to write; return what is wrong with how it does."""
     before = contents(out)
     with way(out) as limit:
-        result = run(command, limit)
+        result = run_confined(command, limit)
     after = contents(out)
     tool = Path(command[0]).name
     if way in (filling, ended) and not result.returncode:
@@ -315,18 +334,20 @@ def trial(folder: Path, given: Given, name: str, way) -> list[str]:
     return found
 
 
-if __name__ == '__main__':
+def main(args: argparse.Namespace):
     by_name = {way.__name__: way for way in WAYS}
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument('tools', nargs='*')
-    parser.add_argument('--ways', nargs='+', choices=by_name, default=[*by_name])
-    args = parser.parse_args()
+    if unknown := {*(args.ways or ())} - by_name.keys():
+        raise OptionError(f'--ways {", ".join(unknown)}: of {", ".join(by_name)}')
     with tempfile.TemporaryDirectory() as place:
         given = prepare(Path(place))
         count = 0
         for name in args.tools or commands(given, Path()):
-            for way in args.ways:
+            for way in args.ways or by_name:
                 found = trial(Path(place), given, name, by_name[way])
                 count += found not in ([], [ENOUGH])
                 print(f'{name:24s}{way:10s}', *found or ['one line'], flush=True)
     sys.exit(f'{count} faults' if count else 0)
+
+
+if __name__ == '__main__':
+    run(main, args)

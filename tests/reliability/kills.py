@@ -5,6 +5,23 @@ end whether the losses are the same.
 """
 
 import argparse
+
+from mmrecnext_autoload.arguments import begin, command_line
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line(
+        __doc__.partition('\n')[0], 'python -m tests.reliability.kills --times 20'
+    )
+    parser.add_argument('--times', type=int, default=20)
+    parser.add_argument('--seed', type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
 import os
 import random
 import re
@@ -18,6 +35,7 @@ from pathlib import Path
 
 import torch
 
+from mmrecnext.cli import run
 from mmrecnext.engine.resume import LAST
 from mmrecnext.engine.stopping import LOCK
 from mmrecnext.files import UNFINISHED
@@ -206,9 +224,9 @@ def second_runs(folder: Path) -> list[str]:
 
 def compare(runs: list[dict], expected: dict, steps: list[int]):
     """Compare the losses of runs in turn with those of an undisturbed one."""
-    for run in runs:
-        assert run == {step: expected[step] for step in run}
-        assert not run or min(run) - 1 in steps, (min(run), steps)
+    for found in runs:
+        assert found == {step: expected[step] for step in found}
+        assert not found or min(found) - 1 in steps, (min(found), steps)
     assert {step for run in runs for step in run} == {*expected}
 
 
@@ -221,11 +239,7 @@ def describe(kill: Kill) -> str:
     )
 
 
-if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument('--times', type=int, default=20)
-    parser.add_argument('--seed', type=int, default=0)
-    args = parser.parse_args()
+def main(args: argparse.Namespace):
     with tempfile.TemporaryDirectory() as place:
         start = time.monotonic()
         found = trial(Path(place), args.times, args.seed, print)
@@ -236,3 +250,7 @@ if __name__ == '__main__':
             f'{len(found)} kills in {seconds:.0f} s, {written} while a file was '
             'written: every loss is that of the undisturbed run'
         )
+
+
+if __name__ == '__main__':
+    run(main, args)

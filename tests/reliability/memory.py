@@ -5,6 +5,23 @@ what is kept for the next ones is there, as Linux tells.
 """
 
 import argparse
+
+from mmrecnext_autoload.arguments import begin, command_line
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line(
+        __doc__.partition('\n')[0], 'python -m tests.reliability.memory --steps 500'
+    )
+    parser.add_argument('--steps', type=int, default=500)
+    parser.add_argument('--bound', type=float, default=10, help='KiB by the step')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
 import os
 import random
 import sys
@@ -19,7 +36,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from scipy.stats import theilslopes
 
-from mmrecnext.cli import read_settings
+from mmrecnext.cli import read_settings, run
 from mmrecnext.engine.build import build_runner
 from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.predictor import Predictor, write_image
@@ -154,11 +171,7 @@ def infer(checkpoint: Path, folder: Path, count: int) -> Growth:
     return repeated(count, step)
 
 
-if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument('--steps', type=int, default=500)
-    parser.add_argument('--bound', type=float, default=10, help='KiB by the step')
-    args = parser.parse_args()
+def main(args: argparse.Namespace):
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         data = draw(folder / 'data')
@@ -171,3 +184,7 @@ if __name__ == '__main__':
         print('inference:', found['inference'])
     grown = [k for k, v in found.items() if v.memory > args.bound * KIB or v.files > 0]
     sys.exit(f'it grows: {", ".join(grown)}' if grown else 0)
+
+
+if __name__ == '__main__':
+    run(main, args)

@@ -7,6 +7,24 @@ reader says what it is, which shares nothing with the first.
 """
 
 import argparse
+
+from mmrecnext_autoload.arguments import begin, command_line
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line(
+        __doc__.partition('\n')[0],
+        'python -m tests.reliability.mutations --number 2000',
+    )
+    parser.add_argument('--number', type=int, default=2000)
+    parser.add_argument('--start', type=int, default=0, help='the first seed')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
 import io
 import os
 import re
@@ -25,6 +43,7 @@ from typing import Any
 import torch
 
 from mmrecnext.checkpoint import load_network, read_checkpoint
+from mmrecnext.cli import run
 from mmrecnext.errors import CheckpointError
 from tests.reliability.forms import FORMS, network
 from tests.reliability.guard import MEMORY, Outcome, watched
@@ -355,11 +374,7 @@ def fault_of(outcome: Outcome, memory: int = MEMORY) -> str | None:
     return next((fault for fault in FAULTS if told.startswith(fault)), None)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--number', type=int, default=2000)
-    parser.add_argument('--start', type=int, default=0, help='the first seed')
-    args = parser.parse_args()
+def main(args: argparse.Namespace):
     outcomes = spoil(args.number, start=args.start)
     columns = ('refused', 'as saved', 'as it says', *FAULTS)
     print(f'| form | mutants | {" | ".join(columns)} |\n|{"---|" * (len(columns) + 2)}')
@@ -384,4 +399,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    run(main, args)

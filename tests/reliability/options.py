@@ -7,6 +7,24 @@ in every form and by every path, and leave the images as they were.
 """
 
 import argparse
+
+from mmrecnext_autoload.arguments import begin, command_line
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line(
+        __doc__.partition('\n')[0], 'python -m tests.reliability.options --number 500'
+    )
+    parser.add_argument('--number', type=int, default=500)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--rounds', type=int, default=5, help='of four threads each')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
 import copy
 import threading
 from collections import Counter
@@ -21,6 +39,7 @@ from torch import Tensor, nn
 
 from mmrecnext import MLLA, RecNeXt
 from mmrecnext.archs import MLLA_MIXERS
+from mmrecnext.cli import run
 from mmrecnext.errors import UserError
 from mmrecnext.ops import fast_paths
 from tests.helpers import SERIES, randomise
@@ -342,12 +361,7 @@ def models_at_once():
         yield f'MLLA {mixer}', MLLA(arch).eval()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--number', type=int, default=500)
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--rounds', type=int, default=5, help='of four threads each')
-    args = parser.parse_args()
+def main(args: argparse.Namespace):
     for verdict, count in try_options(args.number, args.seed).most_common():
         print(f'{count:6d} {verdict}')
     for series, model in models_at_once():
@@ -358,4 +372,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    run(main, args)

@@ -6,6 +6,23 @@ annotation is counted, of a crowd, or told to be left out.
 """
 
 import argparse
+
+from mmrecnext_autoload.arguments import begin, command_line
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = command_line(
+        __doc__.partition('\n')[0], 'python -m tests.reliability.pictures --number 300'
+    )
+    parser.add_argument('--number', type=int, default=300)
+    parser.add_argument('--start', type=int, default=0, help='the first seed')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
 import copy
 import io
 import json
@@ -36,6 +53,7 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope, init_default_scope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mmrecnext.cli import run
 from mmrecnext.engine.data import check_data, coco, hook, samples
 from mmrecnext.engine.data.samples import check_loaded
 from mmrecnext.engine.predictor import Predictor
@@ -536,11 +554,7 @@ def fault_of(outcome: Outcome) -> str | None:
     return None if outcome.verdict in ('used', 'refused') else outcome.verdict
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--number', type=int, default=300)
-    parser.add_argument('--start', type=int, default=0, help='the first seed')
-    args = parser.parse_args()
+def main(args: argparse.Namespace):
     print('| what | files | used | refused | faults |\n|---|---|---|---|---|')
     bad = []
     for what in ('pictures', 'annotations', 'label maps'):
@@ -551,8 +565,8 @@ def main():
                     place, models(place, 'mask_rcnn', 'sem_fpn')
                 )
             else:
-                run = try_annotations if what == 'annotations' else try_labels
-                outcomes = run(place, args.number, args.start)
+                attempt = try_annotations if what == 'annotations' else try_labels
+                outcomes = attempt(place, args.number, args.start)
         counts = Counter(outcome.verdict for outcome in outcomes)
         faults = [outcome for outcome in outcomes if fault_of(outcome)]
         cells = len(outcomes), counts['used'], counts['refused'], len(faults)
@@ -564,4 +578,4 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    run(main, args)

@@ -7,32 +7,9 @@ step and predicts. The result is a report in Markdown.
 
 from __future__ import annotations
 
-if __name__ == '__main__':
-    from mmrecnext_autoload.signals import answer_signals
-
-    answer_signals()  # while the rest is imported
-
 import argparse
-import os
-import re
-import warnings
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from datetime import date
-from pathlib import Path
 
-import torch
-from mmengine.logging import MMLogger
-
-from mmrecnext.benchmark.machine import cpu_model
-from mmrecnext.benchmark.markdown import table
-from mmrecnext.cli import run
-from mmrecnext.engine.frameworks import FRAMEWORKS, names_of
-from mmrecnext.errors import OptionError
-from mmrecnext.files import write_file
-from mmrecnext_autoload.arguments import command_line, file_to_write
-from tests.zoo.configs import CHOICE_SIDE, SIDE, Row, Training
-from tests.zoo.gather import Options, Results, gather
+from mmrecnext_autoload.arguments import begin, command_line, file_to_write
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--frameworks',
         nargs='+',
-        choices=FRAMEWORKS,
+        default=[],
         metavar='NAME',
         help='to try here [all that are installed]',
     )
@@ -73,10 +50,37 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+if __name__ == '__main__':
+    args = begin(parse_args)  # first: to import the rest takes seconds
+
+import os
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import date
+from pathlib import Path
+
+import torch
+from mmengine.logging import MMLogger
+
+from mmrecnext.benchmark.machine import cpu_model
+from mmrecnext.benchmark.markdown import table
+from mmrecnext.cli import run
+from mmrecnext.engine.frameworks import FRAMEWORKS, names_of
+from mmrecnext.errors import OptionError
+from mmrecnext.files import write_file
+from tests.zoo.configs import CHOICE_SIDE, SIDE, Row, Training
+from tests.zoo.gather import Options, Results, gather
+
+
 def main(args: argparse.Namespace):
     """Swap all, train one of each type, and write the report."""
     warnings.simplefilter('ignore')
     pythons = interpreters(args.python)
+    for scope in args.frameworks:
+        if scope not in FRAMEWORKS:
+            raise OptionError(f'--frameworks {scope}: there are {names_of()}')
     scopes = args.frameworks or [
         scope for scope, row in FRAMEWORKS.items() if row.is_installed
     ]
@@ -261,4 +265,4 @@ def reasons(rows: Iterable[Row]) -> list[tuple[int, str, str]]:
 
 
 if __name__ == '__main__':
-    run(main, parse_args())
+    run(main, args)
