@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import mmcv
 import numpy as np
 from mmengine.registry import DATASETS, Registry
 from mmengine.structures import BaseDataElement
@@ -340,6 +342,11 @@ class BoxesInSpace(Predictions):
         visualizer.dataset_meta = dict(self.meta)
         options['pred_score_thr'] = score_thr
         visualizer.add_datasample(name, dict(img=picture), sample, **options)
+        out_file = options.get('out_file')
+        if out_file and not out_file.endswith(('.png', '.jpg')):
+            out_file += '.png'  # as it does
+        if out_file and not Path(out_file).exists():  # where there is no box
+            mmcv.imwrite(picture[..., ::-1], out_file)
 
 
 PREDICTIONS = {
