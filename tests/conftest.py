@@ -2,6 +2,7 @@ import gc
 import gzip
 import json
 import os
+import signal
 import sys
 
 import numpy as np
@@ -99,6 +100,14 @@ def quiet():
     logger.setLevel('ERROR')
     yield
     logger.setLevel(level)
+
+
+@pytest.fixture
+def interruptible():
+    """Take Ctrl-C, which a shell has its background jobs ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope='session')

@@ -126,14 +126,6 @@ def test_control_characters_do_not_reach_the_terminal(ended):
     )
 
 
-@pytest.fixture
-def interruptible():
-    """Take Ctrl-C, which a shell has its background jobs ignore."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures('interruptible')
 def test_signals(ended):
     assert ended(lambda: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9)) == (

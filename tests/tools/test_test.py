@@ -1,14 +1,19 @@
 import json
 import math
+import os
 import pickle
 import re
 import shutil
+import signal
+import sys
 
 import cv2
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import Hook
 
+from mmrecnext.cli import run
 from mmrecnext.engine.outputs import (
     check_out,
     drop_idle_metrics,
@@ -225,3 +230,34 @@ def test_metrics_that_format_into_no_folder_are_left_out():
 )
 def test_the_closing_line_is_never_empty(metrics, missing, remarks, said):
     assert tool('test').closing(metrics, missing, remarks) == said
+
+
+class Interrupt(Hook):
+    """Sends Ctrl-C as the second batch begins."""
+
+    def before_test_iter(self, runner, batch_idx, data_batch=None):
+        if batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.usefixtures('interruptible')
+def test_a_stopped_test_tells_how_far_it_came(shapes, tmp_path, monkeypatch, capsys):
+    test = tool('test')
+    build = test.build_runner
+
+    def build_interrupted(cfg):
+        runner = build(cfg)
+        runner.register_hook(Interrupt())
+        return runner
+
+    monkeypatch.setattr(test, 'build_runner', build_interrupted)
+    out = tmp_path / 'predictions.pkl'
+    options = ['--data-root', shapes, '--work-dir', tmp_path / 'work', '--out', out]
+    options += ['--cfg-options', 'test_dataloader.batch_size=1']
+    words = map(str, ['tools/test.py', SEG, untrained(SEG, tmp_path), *options])
+    monkeypatch.setattr(sys, 'argv', [*words])
+    with pytest.raises(SystemExit, match='130'):
+        run(test.main, test.parse_args())
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == 'test.py: stopped: 1 of 2 batches are predicted'
+    assert not out.exists()
