@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS, OPTIMIZERS, RUNNERS
+from mmengine.runner import IterBasedTrainLoop
 from mmengine.runner import Runner as MMEngineRunner
 
 from mmrecnext.checkpoint import OWN_READER, explained_misfit, named_weights
@@ -36,20 +38,23 @@ class SeedHook(Hook):
 
     A run that was interrupted and resumed then repeats one that was not: MMEngine's
     checkpoints hold no states of random generators. Data are augmented by Python's,
-    NumPy's and PyTorch's generators, seeded by epoch (an iteration-based run, which is
-    one epoch, fetches what it skips); the model draws from PyTorch's, seeded by
-    iteration. Worker processes seed themselves: exact repetition takes
-    ``num_workers=0``.
+    NumPy's and PyTorch's generators, seeded by epoch, in an iteration-based run by
+    iteration; the model draws from PyTorch's, seeded by iteration. Worker processes
+    seed themselves: exact repetition takes ``num_workers=0``.
     """
 
     priority = 'VERY_HIGH'
 
+    def before_train(self, runner: MMEngineRunner):
+        """Have what augments the data seeded by iteration, where these are counted."""
+        loop = runner.train_loop
+        if isinstance(loop, IterBasedTrainLoop):
+            seed = partial(self.seed_all, runner)
+            loop.dataloader_iterator = SeededBatches(loop.dataloader_iterator, seed)
+
     def before_train_epoch(self, runner: MMEngineRunner):
         """Seed what augments the data."""
-        seed = self.seed(runner, runner.epoch)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        self.seed_all(runner, runner.epoch)
 
     def before_train_iter(
         self, runner: MMEngineRunner, batch_idx: int, data_batch=None
@@ -57,11 +62,43 @@ class SeedHook(Hook):
         """Seed what the model draws."""
         torch.manual_seed(self.seed(runner, runner.iter))
 
+    def seed_all(self, runner: MMEngineRunner, step: int):
+        """Seed Python's, NumPy's and PyTorch's generators."""
+        seed = self.seed(runner, step)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
     @staticmethod
     def seed(runner: MMEngineRunner, step: int) -> int:
         """Mix seed, rank and step into 32 bits."""
         sequence = np.random.SeedSequence([runner.seed, runner.rank, step])
         return int(sequence.generate_state(1)[0])
+
+
+class SeededBatches:
+    """The batches of an iteration-based run, each with generators seeded before it.
+
+    Args:
+        batches: MMEngine's endless ones. A resumed run skips some of them: upstream by
+            fetching them, the OneDL fork by ``skip_iter``, which draws nothing.
+        seed: the generators for a batch, counted from 0.
+    """
+
+    def __init__(self, batches: Any, seed: Callable[[int], None]):
+        self.batches = batches
+        self.seed = seed
+        self.count = 0
+
+    def __next__(self) -> Any:
+        self.seed(self.count)
+        self.count += 1
+        return next(self.batches)
+
+    def skip_iter(self, number: int):
+        """Skip batches."""
+        self.count += number
+        self.batches.skip_iter(number)
 
 
 @HOOKS.register_module()
