@@ -86,6 +86,7 @@ from mmrecnext.cli import run
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.named import named
+from mmrecnext.engine.terminal import progress_bar
 from mmrecnext.errors import OptionError
 from mmrecnext.files import write_file
 
@@ -109,7 +110,10 @@ def main(args: argparse.Namespace):
     arch = named(args.model).arch if args.model else None
     file.parent.mkdir(parents=True, exist_ok=True)
     if form != 'network':
-        what = convert(checkpoint, form, file, args.checkpoint, args.ema, arch)
+        with progress_bar() as progress:
+            what = convert(
+                checkpoint, form, file, args.checkpoint, args.ema, arch, progress
+            )
         print(f'{file}: {form}, {what}')
         return
 

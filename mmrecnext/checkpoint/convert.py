@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,7 @@ def convert(
     source: str,
     averaged: bool = False,
     arch: Arch | None = None,
+    progress: Callable[[str, float], None] = lambda text, done: None,
 ) -> str:
     """Write the weights of a backbone or classifier in another form.
 
@@ -120,6 +121,7 @@ def convert(
         source: where the checkpoint comes from.
         averaged: see :func:`~mmrecnext.checkpoint.weights.unwrap`.
         arch: see :func:`model_of`.
+        progress: is told what comes next, and what share is done.
 
     Returns:
         What was written, in words.
@@ -137,7 +139,9 @@ def convert(
             f'{source} holds {FOR_INFERENCE}, so that no other form can be made of it: '
             'take the training weights (.pth or safetensors) of the same model'
         )
+    progress('build', 0.1)
     model = model_of(weights, source, arch)
+    progress(f'write {form}', 0.4)
     write(model, form, file)
     known = (timm_name(name) for name, own in model.archs.items() if own == model.arch)
     name = next(known, f'a changed {model.family}')

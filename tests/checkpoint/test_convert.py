@@ -82,10 +82,19 @@ class TestForms:
         own = {k: v for k, v in weights.items() if not k.startswith('head.')}
         averages = {f'module.{k}': v + 1 for k, v in own.items()}
         saved = {'state_dict': own, 'state_dict_ema': averages}
+        told = []
         for averaged in (False, True):
-            convert(saved, 'bare', tmp_path / 'new', 'timm', averaged)
+            convert(
+                saved,
+                'bare',
+                tmp_path / 'new',
+                'timm',
+                averaged,
+                progress=lambda text, done: told.append((text, done)),
+            )
             for key, value in read_file(tmp_path / 'new').items():
                 assert value.equal(own[key] + averaged)
+        assert told == 2 * [('build', 0.1), ('write bare', 0.4)]
 
     def test_other_weights(self, weights, tmp_path):
         with pytest.raises(CheckpointError, match=r'no RecNeXt.*it has conv1\.weight'):
