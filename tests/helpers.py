@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmrecnext import stacks
 from mmrecnext.benchmark.original import original_of
 from mmrecnext.ops import fast_paths
 from tests.fork_server import ForkServer
@@ -93,6 +94,14 @@ RUNNERS = dict.fromkeys(
     ForkServer(*PRELOADED, *FRAMEWORKS),
 )
 """The server of each tool that runs the network of a config."""
+
+
+ON_FORK = stacks.here('mmengine') != 'mmengine'
+"""Whether OneDL's packages are here, in the place of upstream's."""
+
+more_bands = pytest.mark.skipif(
+    ON_FORK, reason="the fork's SegDataPreprocessor takes one band or three"
+)
 
 
 def run_tool(*command, cwd=ROOT, **env) -> subprocess.CompletedProcess:

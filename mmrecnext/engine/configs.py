@@ -161,14 +161,18 @@ def spell_out(cfg: Config) -> Config:
     That is how MMEngine writes a config of plain Python. One form is enough then for
     whatever looks at a ``type``, and a config can be written that is in no file yet.
     """
-    content = cfg._cfg_dict
-    own = cfg.to_dict()  # without what is imported
-    for key, value in list(dict.items(content)):
-        if key not in own or isinstance(value, ModuleType | FunctionType):
-            dict.pop(content, key)
-    _spelt_out(content)
+    _spelt_out(leave_imports_out(cfg)._cfg_dict)
     if scope := scope_of(cfg):
         cfg.default_scope = scope
+    return cfg
+
+
+def leave_imports_out(cfg: Config) -> Config:
+    """Remove the names of what a config of plain Python imports, in place."""
+    own = cfg.to_dict()  # without most of these
+    for key, value in list(dict.items(cfg._cfg_dict)):
+        if key not in own or isinstance(value, ModuleType | FunctionType):
+            dict.pop(cfg._cfg_dict, key)
     return cfg
 
 

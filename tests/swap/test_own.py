@@ -15,7 +15,7 @@ from mmrecnext.engine.settings import check_settings
 from mmrecnext.errors import ConfigError, OptionError
 from mmrecnext.swap import plain, write_config
 from mmrecnext.swap.measure import measure_backbone, measure_necks
-from tests.helpers import check, run_tool
+from tests.helpers import check, more_bands, run_tool
 from tests.zoo.trial import build_model
 
 pytestmark = pytest.mark.slow
@@ -258,7 +258,9 @@ class TestMeasuredOrRefused:
 
 
 class TestBands:
-    @pytest.mark.parametrize('bands', [1, 2, 4, 5])
+    @pytest.mark.parametrize(
+        'bands', [1, *(pytest.param(n, marks=more_bands) for n in (2, 4, 5))]
+    )
     @pytest.mark.parametrize('conversion', [False, True])
     def test_normalisation_stays(self, bands, conversion):
         cfg = read_config('mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py')
