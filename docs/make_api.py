@@ -36,6 +36,7 @@ PUBLIC = {
     'mmrecnext.engine.runner': ('Runner',),
     'mmrecnext.engine.optim': ('RecNeXtLayerDecay',),
     'mmrecnext.engine.predictor': ('Predictor',),
+    'mmrecnext.engine.boxes': ('DetectedBoxes', 'ListedBoxes'),
     'mmrecnext.classification': None,
     'mmrecnext.export': None,
     'mmrecnext.mmcv_ext': None,

@@ -4,14 +4,15 @@
 It is named by its config and checkpoint, or by a file that tools/export.py has written.
 Each picture is written with its boxes and masks, or its segments, drawn in, each video
 likewise, and all predictions go to ``predictions.json``. Pictures are read and prepared
-as those of `test_dataloader`.
+as those of `test_dataloader`. A top-down pose estimator takes boxes of people, which a
+detector finds or a file has; without, the whole picture.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from mmrecnext_autoload.arguments import (
@@ -30,6 +31,7 @@ def parse_args() -> argparse.Namespace:
         __doc__,
         'python tools/infer.py CONFIG CHECKPOINT photo.jpg folder/ --out-dir found',
         'python tools/infer.py detector.onnx photo.jpg',
+        'python tools/infer.py POSE CHECKPOINT photo.jpg --detector CONFIG CHECKPOINT',
     )
     add_config_arguments(parser)
     parser.add_argument(
@@ -64,6 +66,27 @@ def parse_args() -> argparse.Namespace:
         'into label_maps/NAME.png',
     )
     add_inference_arguments(parser)
+    boxes = parser.add_mutually_exclusive_group()
+    boxes.add_argument(
+        '--detector',
+        nargs=2,
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help='of a pose estimator, the detector that finds the boxes of people',
+    )
+    boxes.add_argument(
+        '--boxes',
+        metavar='FILE',
+        help="or a file that has them: annotations in COCO's format, or detections as "
+        'tools/test.py --out FILE.json writes them',
+    )
+    parser.add_argument(
+        '--box-class',
+        metavar='NAME',
+        help='class of these boxes; a number for one of detections [person]',
+    )
+    parser.add_argument(
+        '--box-thr', type=float, metavar='SCORE', help='leave out boxes below it [0.3]'
+    )
     args = parser.parse_args()
     if is_exported(args.config):
         args.inputs.insert(0, args.checkpoint)
@@ -74,6 +97,12 @@ def parse_args() -> argparse.Namespace:
         parser.error('--score-thr is between 0 and 1')
     if args.sheet < 0:
         parser.error('--sheet is not negative')
+    chosen = dict(name=args.box_class, score_thr=args.box_thr)
+    args.boxes_by = {key: value for key, value in chosen.items() if value is not None}
+    if args.boxes_by and not (args.detector or args.boxes):
+        parser.error('--box-class and --box-thr choose boxes of --detector or --boxes')
+    if not 0 <= args.boxes_by.get('score_thr', 0) <= 1:
+        parser.error('--box-thr is between 0 and 1')
     return args
 
 
@@ -84,6 +113,7 @@ from mmengine.config import Config
 
 from mmrecnext.checkpoint.sources import check_source
 from mmrecnext.cli import chosen_device, run
+from mmrecnext.engine.boxes import DetectedBoxes, ListedBoxes
 from mmrecnext.engine.build import fit_cpu
 from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.frameworks import framework_of
@@ -120,13 +150,20 @@ def main(args: argparse.Namespace):
     cfg = read_config(args)
     if args.label_maps and framework_of(cfg).predicts != 'label map':
         raise ConfigError('--label-maps: only segmentors have label maps')
+    stills = [file for file in outputs if file.suffix.lower() not in VIDEOS]
+    videos = outputs.keys() - stills
     predictor = Predictor(
-        cfg, args.checkpoint, args.device, args.score_thr, args.deploy, args.dtype
+        cfg,
+        args.checkpoint,
+        args.device,
+        args.score_thr,
+        args.deploy,
+        args.dtype,
+        boxes_of=find_boxes(args, stills, videos),
     )
 
-    stills = [file for file in outputs if file.suffix.lower() not in VIDEOS]
     chosen = {*middles(stills, args.sheet)}
-    done, predictions, sheet, failures = [], [], [], {}
+    done, predictions, sheet, empty, failures = [], [], [], [], {}
 
     def predict(file: Path, output: Path):
         picture, sample = predictor(file)
@@ -138,9 +175,10 @@ def main(args: argparse.Namespace):
         predictions.append({'file': str(file), 'picture': output.name, **found})
         if file in chosen:
             sheet.append(drawn)
+        if found.get('poses') == []:
+            empty.append(file)
         done.append(file)
 
-    videos = outputs.keys() - stills
     steps = len(stills) + sum(map(frames_of, videos))
     try:
         with counted('inferring', steps, 'pictures') as advance:
@@ -169,6 +207,8 @@ def main(args: argparse.Namespace):
     films = len(videos.intersection(done))
     images = len(done) - films
     print(f'{images} images, {films} videos and predictions.json in {out_dir}')
+    if empty:
+        print(f'no pose in {len(empty)} images: {brief(empty)}')
     if failures:
         told = [describe_failure(*item) for item in failures.items()]
         if len(told) > MOST_TOLD:
@@ -194,6 +234,32 @@ def read_config(args: argparse.Namespace) -> Config:
             'and other devices than cpu are for a config and its checkpoint'
         )
     return config_of(args.config)
+
+
+def find_boxes(
+    args: argparse.Namespace, stills: Sequence[Path], videos: Collection[Path]
+) -> DetectedBoxes | ListedBoxes | None:
+    """Return what finds the boxes of people, if anything does.
+
+    Raises:
+        ConfigError: where a file has none for the inputs, or a detector detects none.
+    """
+    if args.boxes:
+        if videos:
+            raise ConfigError(
+                f'{args.boxes} has boxes of pictures: name a --detector for videos'
+            )
+        listed = ListedBoxes(args.boxes, **args.boxes_by)
+        listed.check(stills)
+        return listed
+    if args.detector:
+        config, checkpoint = args.detector
+        cfg = load_config(config)
+        check_source(checkpoint)
+        fit_cpu(cfg)
+        run = dict(device=args.device, deploy=args.deploy, dtype=args.dtype)
+        return DetectedBoxes(cfg, checkpoint, **args.boxes_by, **run)
+    return None
 
 
 def describe_failure(file: Path, error: Exception) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mmcv
 import numpy as np
 from mmengine.registry import DATASETS, Registry
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.visualization import Visualizer
 from pycocotools import mask as coco_mask
 
@@ -63,8 +63,28 @@ class Predictions:
         count = getattr(getattr(model, 'decode_head', None), 'num_classes', None)
         return describe_classes(saved, dataset, count)
 
-    def add_inputs(self, results: dict[str, Any]) -> None:
-        """Add what a pipeline takes beside the picture that it has read, in place."""
+    @staticmethod
+    def takes_boxes(model: Any) -> bool:
+        """Tell whether a model predicts what is in a box, not in the whole picture."""
+        return False
+
+    def add_inputs(self, results: dict[str, Any], box: np.ndarray | None) -> None:
+        """Add what a pipeline takes beside the picture that it has read, in place.
+
+        Args:
+            results: of the transform that has read the picture.
+            box: ``[5]``, x1, y1, x2, y2 in pixels and a score, of a model that takes
+                boxes; None is the whole picture.
+        """
+
+    def merge(self, samples: Sequence[Any]) -> Any:
+        """Return what was predicted in the boxes of a picture as one sample.
+
+        Args:
+            samples: of the framework, one a box; one of a model that takes no boxes.
+        """
+        (sample,) = samples
+        return sample
 
     def describe(
         self, sample: BaseDataElement, score_thr: float = 0.0
@@ -223,7 +243,7 @@ class LabelMap(Predictions):
 class Keypoints(Predictions):
     """The joints of each person, animal or hand.
 
-    A model that goes from a box to the joints in it gets the whole picture for a box.
+    A model that goes from a box to the joints in it gets boxes, or the whole picture.
     """
 
     files = ('.json',)
@@ -250,34 +270,62 @@ class Keypoints(Predictions):
         names = [meta['keypoint_id2name'][i] for i in range(meta['num_keypoints'])]
         return {**meta, 'classes': tuple(names)}
 
-    def add_inputs(self, results: dict[str, Any]) -> None:
-        """Add the box of the picture, and how the joints are numbered, in place."""
+    @staticmethod
+    def takes_boxes(model: Any) -> bool:
+        """Tell whether a model goes from a box to the joints in it."""
+        from mmpose.models import TopdownPoseEstimator
+
+        return isinstance(model, TopdownPoseEstimator)
+
+    def add_inputs(self, results: dict[str, Any], box: np.ndarray | None) -> None:
+        """Add the box, and how the joints are numbered; see :class:`Predictions`."""
         height, width = results['img'].shape[:2]
         results.update({k: v for k, v in self.meta.items() if k not in results})
-        results['bbox'] = np.array([[0, 0, width, height]], np.float32)
-        results['bbox_score'] = np.ones(1, np.float32)
+        if box is None:
+            box = np.array([0, 0, width, height, 1])
+        results['bbox'] = box[None, :4].astype(np.float32)
+        results['bbox_score'] = box[4:].astype(np.float32)
+
+    def merge(self, samples: Sequence[Any]) -> Any:
+        """Return one sample of the joints in all boxes, of which there may be none."""
+        from mmpose.structures import PoseDataSample
+
+        sample = samples[0] if samples else PoseDataSample()
+        if len(samples) > 1:
+            found = InstanceData.cat([each.pred_instances for each in samples])
+            sample.pred_instances = found
+            sample.pop('pred_fields', None)  # of the first alone
+        elif not samples:
+            count = len(self.meta['classes'])
+            sample.pred_instances = InstanceData(
+                keypoints=np.empty((0, count, 2)), keypoint_scores=np.empty((0, count))
+            )
+        return sample
 
     def describe(
         self, sample: BaseDataElement, score_thr: float = 0.0
     ) -> dict[str, Any]:
         """Return ``poses``: of each its joints, x, y (and z) in pixels and the score.
 
-        Joints of less than ``score_thr`` are left out.
+        Joints of less than ``score_thr`` are left out. Where there is a box (x1, y1,
+        x2, y2 in pixels), it and its score stand beside them.
         """
         found = sample.pred_instances
-        return {
-            'poses': [
-                {
-                    self.name(i): [round(float(x), 2) for x in joint]
-                    + [round(float(score), 4)]
-                    for i, (joint, score) in enumerate(zip(joints, scores, strict=True))
-                    if score >= score_thr
-                }
-                for joints, scores in zip(
-                    found.keypoints, found.keypoint_scores, strict=True
-                )
-            ]
-        }
+        poses: list[dict[str, Any]] = []
+        for i in range(len(found)):
+            pose: dict[str, Any] = {}
+            if 'bboxes' in found:
+                pose['box'] = [round(float(x), 2) for x in found.bboxes[i]]
+            if 'bbox_scores' in found:
+                pose['score'] = round(float(found.bbox_scores[i]), 4)
+            joints = zip(found.keypoints[i], found.keypoint_scores[i], strict=True)
+            pose['joints'] = {
+                self.name(j): [*(round(float(x), 2) for x in joint), round(float(s), 4)]
+                for j, (joint, s) in enumerate(joints)
+                if s >= score_thr
+            }
+            poses.append(pose)
+        return {'poses': poses}
 
     def draw(
         self,

@@ -16,8 +16,14 @@ from mmcv.transforms import Compose
 from mmcv.transforms import LoadAnnotations as MMCVLoadAnnotations
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import TRANSFORMS, VISUALIZERS, init_default_scope
+from mmengine.registry import (
+    TRANSFORMS,
+    VISUALIZERS,
+    DefaultScope,
+    init_default_scope,
+)
 from mmengine.structures import BaseDataElement
+from numpy.typing import ArrayLike
 
 from mmrecnext.checkpoint import load_network
 from mmrecnext.engine.build import build_network, whole_model
@@ -37,6 +43,9 @@ T = TypeVar('T')
 PREPARES = 'whose pipeline prepares the pictures'
 """What a dataset is for."""
 
+MOST_BOXES = 32
+"""Of a picture that are predicted at once."""
+
 
 class Predictor:
     """A trained model of a framework, with the pipeline of its test data.
@@ -49,6 +58,8 @@ class Predictor:
         score_thr: least score of a detection that is described or drawn.
         deploy: whether to bring it into its inference form.
         dtype: ``fp32``, or of mixed precision ``bf16``, or on a GPU ``fp16``.
+        boxes_of: of a top-down pose estimator, what returns the boxes of people in a
+            picture, as :meth:`__call__` takes them; see :mod:`mmrecnext.engine.boxes`.
 
     Attributes:
         model (nn.Module): the model.
@@ -56,7 +67,7 @@ class Predictor:
 
     Raises:
         ConfigError: for a config without test data, or class names, or for fp16 on a
-            CPU; or for a model that takes more than a picture.
+            CPU; or for a model that takes more than a picture, or no boxes.
         CheckpointError: for weights that do not fit.
     """
 
@@ -68,6 +79,7 @@ class Predictor:
         score_thr: float = 0.3,
         deploy: bool = False,
         dtype: str = 'fp32',
+        boxes_of: Callable[[str | Path], ArrayLike] | None = None,
     ):
         kind = kind_of(cfg.default_scope)
         if kind.beside:
@@ -75,16 +87,20 @@ class Predictor:
                 f'{framework_of(cfg).name} takes a picture and {kind.beside}: '
                 'tools/test.py has both, and draws with --show-dir'
             )
-        init_default_scope(cfg.default_scope)
+        self.scope = cfg.default_scope
+        init_default_scope(self.scope)
         dataset = tested_dataset(cfg, PREPARES)
         self.load, self.prepare = split_pipeline(dataset.get('pipeline') or ())
         if 'backbone' in cfg.model:
             cfg.model.backbone.init_cfg = None  # the checkpoint holds it
-        model = build_network(whole_model(cfg), cfg.default_scope)
+        model = build_network(whole_model(cfg), self.scope)
         saved = load_network(model, checkpoint) if checkpoint else {}
         self.model: Any = model.to(device).eval()
         self.meta = kind.read_meta(saved.get('meta') or {}, dataset, model)
         self.kind = kind(self.meta)
+        self.boxes_of = boxes_of
+        if boxes_of is not None:
+            self._check_taken()
         self.classes = self.meta['classes']
         self.score_thr = score_thr
         if deploy:
@@ -99,25 +115,60 @@ class Predictor:
         self.visualizer = VISUALIZERS.build(options)
         self.visualizer.dataset_meta = self.meta
 
-    def __call__(self, file: str | Path) -> tuple[np.ndarray, BaseDataElement]:
+    def __call__(
+        self, file: str | Path, boxes: ArrayLike | None = None
+    ) -> tuple[np.ndarray, BaseDataElement]:
         """Predict a picture.
 
         Args:
             file: the picture, read as the pipeline does.
+            boxes: of a top-down pose estimator, ``[N, 4]``, x1, y1, x2, y2 in pixels of
+                each person, or ``[N, 5]``, with a score; in none, nothing is found.
+                Without, those of ``boxes_of``, or else the whole picture.
 
         Returns:
             The picture as the pipeline has read it, ``[H, W]`` or ``[H, W, C]`` of any
             number type, and the sample of the framework, on the CPU.
 
         Raises:
-            ConfigError: for a file that cannot be read, or not be prepared.
+            ConfigError: for a file that cannot be read, or not be prepared; for boxes
+                that are none, or are not taken.
         """
-        picture, inputs = self.read(file)
-        with torch.no_grad():
-            return picture, self.model.test_step(pseudo_collate([inputs]))[0].cpu()
+        if boxes is not None:
+            self._check_taken()
+        elif self.boxes_of is not None:
+            boxes = self.boxes_of(file)
+        # Another predictor may have been built since, of another framework.
+        with torch.no_grad(), DefaultScope.overwrite_default_scope(self.scope):
+            picture, inputs = self._read(file, boxes)
+            samples = [
+                sample.cpu()
+                for i in range(0, len(inputs), MOST_BOXES)
+                for sample in self.model.test_step(
+                    pseudo_collate(inputs[i : i + MOST_BOXES])
+                )
+            ]
+        return picture, self.kind.merge(samples)
 
     def read(self, file: str | Path) -> tuple[np.ndarray, dict[str, Any]]:
-        """Read a picture, and make of it what the model takes; see :meth:`__call__`."""
+        """Read a picture, and make of all of it what the model takes.
+
+        See :meth:`__call__`.
+        """
+        picture, (inputs,) = self._read(file, None)
+        return picture, inputs
+
+    def _check_taken(self) -> None:
+        if not self.kind.takes_boxes(self.model):
+            raise ConfigError(
+                'boxes of people are for top-down pose estimators of MMPose; '
+                f'{type(self.model).__name__} sees the whole picture'
+            )
+
+    def _read(
+        self, file: str | Path, boxes: ArrayLike | None
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Return what the model takes for each box; see :meth:`__call__`."""
         if is_no_file(str(file)):
             raise ConfigError(f'{file} is not a file')
         reason = ''
@@ -128,9 +179,9 @@ class Predictor:
         if not results or results.get('img') is None:
             raise ConfigError(f'{file} is not an image that can be read{reason}')
         picture = results['img']
-        self.kind.add_inputs(results)
+        places = [None] if boxes is None else checked_boxes(boxes, file, picture)
         try:
-            return picture, self.prepare(results)
+            return picture, [self._prepare(results, place) for place in places]
         except Exception as error:  # of any transform
             told = f'{type(error).__name__}: {error}'.strip().splitlines()[0]
             raise ConfigError(
@@ -138,6 +189,14 @@ class Predictor:
                 'x width), cannot be prepared as the pipeline of '
                 f'`test_dataloader.dataset` says ({told})'
             ) from error
+
+    def _prepare(
+        self, results: Mapping[str, Any], box: np.ndarray | None
+    ) -> dict[str, Any]:
+        own = dict(results)
+        self.kind.add_inputs(own, box)
+        inputs: dict[str, Any] = self.prepare(own)
+        return inputs
 
     def frames(self, video: Path) -> Iterator[tuple[np.ndarray, BaseDataElement]]:
         """Predict each frame of a video; see :meth:`__call__`."""
@@ -196,9 +255,10 @@ class Predictor:
         """
         rgb = np.ascontiguousarray(displayable(picture)[..., ::-1])
         options = dict(draw_gt=False, show=False)
-        self.kind.draw(
-            self.visualizer, 'picture', rgb, sample, self.score_thr, **options
-        )
+        with DefaultScope.overwrite_default_scope(self.scope):
+            self.kind.draw(
+                self.visualizer, 'picture', rgb, sample, self.score_thr, **options
+            )
         drawn: np.ndarray = self.visualizer.get_image()
         return drawn[..., ::-1]
 
@@ -210,6 +270,42 @@ class Predictor:
             ``detections`` or ``segments``, ``shares``, ``poses`` or ``classes``.
         """
         return self.kind.describe(sample, self.score_thr)
+
+
+def checked_boxes(
+    boxes: ArrayLike, file: str | Path, picture: np.ndarray
+) -> np.ndarray:
+    """Return the boxes of a picture with scores, ``[N, 5]``.
+
+    Args:
+        boxes: ``[N, 4]`` or ``[N, 5]``, see :class:`Predictor`.
+        file: the picture's.
+        picture: ``[H, W]`` or ``[H, W, C]``.
+
+    Raises:
+        ConfigError: naming the first that is none, or lies outside.
+    """
+    try:
+        numbers = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError):
+        numbers = np.empty(1)
+    if numbers.size == 0:
+        return np.empty((0, 5))
+    if numbers.ndim != 2 or numbers.shape[1] not in (4, 5):
+        raise ConfigError(
+            f'{file}: boxes are rows of x1, y1, x2, y2 and maybe a score, got '
+            f'{boxes!r:.80}'
+        )
+    height, width = picture.shape[:2]
+    for x1, y1, x2, y2, *score in numbers:
+        inside = min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0)
+        if not (inside and np.isfinite([x1, y1, x2, y2, *score]).all()):
+            raise ConfigError(
+                f'{file}: a box from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) has nothing '
+                f'of the picture, which is {width} pixels wide and {height} high'
+            )
+    scored: np.ndarray = np.c_[numbers, np.ones((len(numbers), 5 - numbers.shape[1]))]
+    return scored
 
 
 def frames_of(video: Path) -> int:

@@ -147,7 +147,8 @@ def test_a_pose_estimator_is_trained_resumed_tested_and_draws(people):
     assert re.search(r'pose: AP \d', tested)
     assert len([*(people / 'drawn').glob('*.png')]) == 4
     (pose,) = found['poses']
-    assert all(len(joint) == 3 for joint in pose.values())
+    assert pose['box'] == [0, 0, SIDE, SIDE] and pose['score'] == 1
+    assert all(len(joint) == 3 for joint in pose['joints'].values())
 
 
 def test_a_classifier_is_trained_resumed_tested_and_draws(kinds):

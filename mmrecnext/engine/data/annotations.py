@@ -103,14 +103,23 @@ def _version(file: str) -> tuple[str, int]:
     return os.path.realpath(file), os.stat(file).st_mtime_ns
 
 
-def _load(file: str) -> dict:
+def load_json(file: str) -> Any:
+    """Return what a file of JSON holds.
+
+    Raises:
+        DataError: for one that is none, or is not whole.
+    """
     try:
         with open(file, encoding='utf-8') as stream:
-            raw = json.load(stream)
+            return json.load(stream)
     except (ValueError, RecursionError) as error:
         raise DataError(
             f'{file} is no whole JSON ({error}); write or copy it again'
         ) from error
+
+
+def _load(file: str) -> dict:
+    raw = load_json(file)
     if not isinstance(raw, dict) or not isinstance(raw.get('images'), list):
         holds = ', '.join(raw) if isinstance(raw, dict) else f'a {type(raw).__name__}'
         raise DataError(
