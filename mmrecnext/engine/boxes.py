@@ -178,11 +178,7 @@ def _detected(file: str, content: Any, name: str) -> Listed:
         )
     for each in content:
         if each['category_id'] == wanted:
-            yield (
-                each.get('file_name', each.get('image_id')),
-                each['bbox'],
-                each['score'],
-            )
+            yield _picture_of(each), each['bbox'], each['score']
 
 
 def _picture_of(each: Mapping[str, Any]) -> Any:
