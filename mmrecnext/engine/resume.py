@@ -17,11 +17,15 @@ from mmengine.logging import HistoryBuffer, print_log
 
 from mmrecnext.checkpoint import read_checkpoint
 from mmrecnext.checkpoint.files import read_file
+from mmrecnext.engine.loops import AMID, EpochLoop, is_place
 from mmrecnext.engine.schedule import Schedule
 from mmrecnext.errors import CheckpointError, printable
 
 LAST = 'last_checkpoint'
 """File in a work dir that names the checkpoint saved last; MMEngine writes it."""
+
+INTERRUPTED = 'interrupted.pth'
+"""Checkpoint of a run by epochs that was stopped, until it has saved the next one."""
 
 NUMBERED = re.compile(r'(.*?)(\d*)', re.DOTALL)
 SCHEDULERS = '`param_schedulers`'
@@ -48,15 +52,22 @@ def latest_checkpoint(folder: str, schedulers: bool = True) -> str | None:
     Raises:
         CheckpointError: where there are some, but none of them will do.
     """
+    path, _ = _latest(folder, schedulers)
+    return path
+
+
+def _latest(folder: str, schedulers: bool) -> tuple[str | None, dict]:
+    """Return what :func:`latest_checkpoint` does, and what is in it."""
     faults = []
     for path in saved_checkpoints(folder):
         try:
-            check_resumable(read_file(path, 'cpu'), str(path), schedulers)
+            checkpoint = read_file(path, 'cpu')
+            check_resumable(checkpoint, str(path), schedulers)
         except (CheckpointError, OSError) as error:
             faults.append(str(error))
             _warn(f'Passed over: {error}')
         else:
-            return str(path)
+            return str(path), checkpoint
     if not faults and (last := Path(folder) / LAST).is_file():
         faults = [f'{last} names {_last_named(folder)}, which is not there']
     if faults:
@@ -65,14 +76,15 @@ def latest_checkpoint(folder: str, schedulers: bool = True) -> str | None:
             'anew, leave --resume out and name another folder with --work-dir'
         )
     print_log(f'Nothing to resume in {folder}: starting', 'current')
-    return None
+    return None, {}
 
 
 def saved_checkpoints(folder: str) -> list[Path]:
     """List the checkpoints that a run saved as it went, the latest first.
 
     The one that ``last_checkpoint`` names leads, sought by its name in the folder if
-    that was moved. What is older and yet of a higher number is of an earlier run.
+    that was moved. What is older and yet of a higher number is of an earlier run. That
+    of an interrupted run comes last, unless it is named.
     """
     named = _last_named(folder)
     found = _numbered(Path(folder), named)
@@ -80,15 +92,23 @@ def saved_checkpoints(folder: str) -> list[Path]:
     if not found and named and named.parent.name == Path(folder).resolve().name:
         found = _numbered(named.parent, named)
     last = next((path for path in found if named and path.name == named.name), None)
-    regular = [path for path in found if not path.name.startswith(BEST)]
-    lead = named or max(regular, key=lambda path: found[path][2], default=None)
+    first = last if last and last.name == INTERRUPTED else None
+    regular = [
+        path
+        for path in found
+        if not path.name.startswith(BEST) and path.name != INTERRUPTED
+    ]
+    newest = max(regular, key=lambda path: found[path][2], default=None)
+    if named and named.name == INTERRUPTED:
+        last = named = newest
+    lead = named or newest
     kind = _split(lead)[0] if lead else None
     _, highest, saved = found[last] if last else ('', math.inf, 0)
 
     def lateness(path: Path) -> tuple:
         prefix, number, time = found[path]
         left_over = number > highest and time < saved
-        return prefix == kind, not left_over, number, time
+        return path == first, prefix == kind, not left_over, number, time
 
     return sorted(found, key=lateness, reverse=True)
 
@@ -156,6 +176,8 @@ def check_resumable(checkpoint: Any, source: str, schedulers: bool = True):
         )
     if not (meta.get('seed') is None or _is_count(meta['seed'], 2**32)):
         raise CheckpointError(f'{source}: `meta.seed` is no seed: {meta["seed"]!r}')
+    if not (meta.get(AMID) is None or is_place(meta[AMID])):
+        raise CheckpointError(f'{source}: `meta.{AMID}` is no place in an epoch')
     averages = {f'module.{key}' for key in checkpoint['state_dict']}
     for key in checkpoint.get('ema_state_dict') or ():
         if key.startswith('module.') and key not in averages:
@@ -291,6 +313,23 @@ def settle_schedule(runner, checkpoint: dict):
         )
 
 
+def settle_place(runner, checkpoint: Mapping):
+    """Have a run go on from the middle of an epoch, where it was saved there.
+
+    Raises:
+        CheckpointError: where it cannot: the epoch is another.
+    """
+    place, source = checkpoint['meta'].get(AMID), str(runner._load_from)
+    if place is None:
+        return
+    if not isinstance(runner.train_loop, EpochLoop):
+        raise CheckpointError(
+            f'{source} was saved in the middle of an epoch, and `train_cfg` is for no '
+            'loop by epochs that could go on from there'
+        )
+    runner.train_loop.go_on(place, source)
+
+
 def _warn(text: str):
     print_log(printable(text), 'current', logging.WARNING)
 
@@ -312,7 +351,7 @@ def resume_from(cfg: Config, checkpoint: str, new_schedule: bool = False):
     """
     schedulers = bool(cfg.get('param_scheduler')) and not new_schedule
     if checkpoint == 'auto':
-        latest = latest_checkpoint(cfg.work_dir, schedulers)
+        latest, content = _latest(cfg.work_dir, schedulers)
         if latest is None:
             return
         checkpoint = latest
@@ -323,6 +362,11 @@ def resume_from(cfg: Config, checkpoint: str, new_schedule: bool = False):
         )
     else:
         # Here, for building data and model takes a while.
-        check_resumable(read_checkpoint(checkpoint, 'cpu'), checkpoint, schedulers)
+        content = read_checkpoint(checkpoint, 'cpu')
+        check_resumable(content, checkpoint, schedulers)
+    # MMEngine would shuffle by one drawn anew: its loader is there before it resumes.
+    randomness = cfg.get('randomness') or {}
+    if randomness.get('seed') is None:
+        cfg.randomness = {**randomness, 'seed': content['meta'].get('seed')}
     cfg.resume = True
     cfg.load_from = checkpoint

@@ -21,10 +21,16 @@ from mmrecnext.checkpoint import OWN_READER, explained_misfit, named_weights
 from mmrecnext.checkpoint.weights import check_values
 from mmrecnext.engine.channels import check_channels
 from mmrecnext.engine.data import DataHook, check_class_names, describe_empty
+from mmrecnext.engine.loops import going_on_amid
 from mmrecnext.engine.misbuilt import describe_unknown, is_raised_in
 from mmrecnext.engine.pasting import paste_in_boxes
 from mmrecnext.engine.precision import infer_in
-from mmrecnext.engine.resume import ResumeHook, latest_checkpoint, settle_schedule
+from mmrecnext.engine.resume import (
+    ResumeHook,
+    latest_checkpoint,
+    settle_place,
+    settle_schedule,
+)
 from mmrecnext.engine.saving import saving_safely
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.engine.terminal import ProgressHook, quieten
@@ -225,6 +231,10 @@ class Runner(MMEngineRunner):
         """Register a hook; in the place of MMEngine's that saves, our own."""
         super().register_hook(saving_safely(hook), priority)
 
+    def build_train_loop(self, loop):
+        """Build the loop of training; one by epochs can go on amid one."""
+        return super().build_train_loop(going_on_amid(loop))
+
     def build_model(self, model):
         """Build the model; a segmentor's predictions then take little memory.
 
@@ -294,6 +304,7 @@ class Runner(MMEngineRunner):
             checkpoint = super().load_checkpoint(source, map_location, strict, **kwargs)
         if self._resume:
             settle_schedule(self, checkpoint)
+            settle_place(self, checkpoint)
         return checkpoint
 
     def load_or_resume(self):

@@ -8,9 +8,11 @@ from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 
-from mmrecnext.engine.resume import LAST
+from mmrecnext.engine.loops import AMID, EpochLoop
+from mmrecnext.engine.resume import INTERRUPTED, LAST
 from mmrecnext.errors import ConfigError
 from mmrecnext.files import write_file
 from mmrecnext_autoload.signals import termination
@@ -48,9 +50,10 @@ class CheckpointHook(MMEngineCheckpointHook):
     MMEngine removes an outdated checkpoint, then writes the next: with one to keep, a
     kill or a full disk between the two leaves none. Here a checkpoint also lists those
     that are removed after it, for a run that resumes from it to remove, and
-    ``last_checkpoint`` is a whole name at any moment. A run by iterations that is told
-    to end (Ctrl-C, SIGTERM) saves after the step at hand; one by epochs could not go on
-    from the middle of an epoch.
+    ``last_checkpoint`` is a whole name at any moment. A run that is told to end
+    (Ctrl-C, SIGTERM) saves after the step at hand: one by iterations a checkpoint as
+    any other; one by epochs ``INTERRUPTED``, in the middle of an epoch, which is not
+    counted and goes once the next one is there.
     """
 
     file_backend: Any
@@ -63,7 +66,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None):
         """Hold signals back until the step is done."""
-        termination.held = not self.by_epoch
+        termination.held = not self.by_epoch or has_place(runner)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None):
         """Save if it is time, or the last time.
@@ -74,10 +77,30 @@ class CheckpointHook(MMEngineCheckpointHook):
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         # The first process saves; the others, who may hear of it a step sooner or
         # later, take part in its steps until it leaves.
-        if termination.arrived and not self.by_epoch and is_main_process():
-            name = self.filename_tmpl.format(runner.iter + 1)
-            if os.path.basename(self.last_ckpt or '') != name:
-                self._save_checkpoint(runner)
+        if not (termination.arrived and termination.held and is_main_process()):
+            return
+        if gathers_gradients(runner):  # which no checkpoint holds
+            return
+        if self.by_epoch:
+            meta = {'epoch': runner.epoch, 'iter': runner.iter + 1}
+            self._write(runner, INTERRUPTED, {**meta, AMID: runner.train_loop.place()})
+        elif self._name_of_last() != self.filename_tmpl.format(runner.iter + 1):
+            self._save_checkpoint(runner)
+        termination.end()
+
+    def after_train_epoch(self, runner):
+        """Save if it is time; or the last time, where a signal came after the steps.
+
+        Raises:
+            KeyboardInterrupt: in the latter case.
+        """
+        super().after_train_epoch(runner)
+        if not (self.by_epoch and termination.held):
+            return
+        if termination.arrived and is_main_process():
+            if self._name_of_last() != self.filename_tmpl.format(runner.epoch + 1):
+                meta = {'epoch': runner.epoch + 1, 'iter': runner.iter}
+                self._write(runner, INTERRUPTED, meta)
             termination.end()
 
     def before_val_epoch(self, runner):
@@ -96,9 +119,22 @@ class CheckpointHook(MMEngineCheckpointHook):
             runner.message_hub.update_info('keep_ckpt_ids', steps)
             outdated = steps[: -self.max_keep_ckpts]
             self.keep_ckpt_ids.append(step)  # which drops the first of too many
+        if has_place(runner) and runner.train_loop.done:
+            meta[AMID] = runner.train_loop.place()
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        self._write(runner, name, meta)
+        if not is_main_process():
+            return
+        for name in (INTERRUPTED, *map(self.filename_tmpl.format, outdated)):
+            path = self.file_backend.join_path(self.out_dir, name)
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+        self._remove_outdated()
+
+    def _write(self, runner, name: str, meta: dict):
+        """Save a checkpoint, and note it as the last one."""
         runner.save_checkpoint(
             self.out_dir,
             name,
@@ -110,15 +146,12 @@ class CheckpointHook(MMEngineCheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
-        if not is_main_process():
-            return
-        write_file(os.path.join(runner.work_dir, LAST), self.last_ckpt.encode())
-        for old in outdated:
-            name = self.filename_tmpl.format(old)
+        if is_main_process():
             path = self.file_backend.join_path(self.out_dir, name)
-            if self.file_backend.isfile(path):
-                self.file_backend.remove(path)
-        self._remove_outdated()
+            write_file(os.path.join(runner.work_dir, LAST), path.encode())
+
+    def _name_of_last(self) -> str:
+        return os.path.basename(self.last_ckpt or '')
 
     def _save_best_checkpoint(self, runner, metrics: dict):
         wanted = getattr(self, 'key_indicators', ())
@@ -135,6 +168,19 @@ class CheckpointHook(MMEngineCheckpointHook):
         best = getattr(self, 'best_ckpt_path', None)
         bests = getattr(self, 'best_ckpt_path_dict', {}).values()
         self.file_backend.remove_outdated({self.last_ckpt, best, *bests})
+
+
+def has_place(runner) -> bool:
+    """Tell whether a run can go on from the middle of an epoch."""
+    return isinstance(runner.train_loop, EpochLoop)
+
+
+def gathers_gradients(runner) -> bool:
+    """Tell whether gradients of the step at hand wait for those of the next."""
+    wrapper = runner.optim_wrapper
+    if isinstance(wrapper, OptimWrapperDict) or not isinstance(wrapper, OptimWrapper):
+        return False
+    return not wrapper.should_update()
 
 
 def saving_safely(hook: Any) -> Any:

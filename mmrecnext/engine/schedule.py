@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.optim import OptimWrapperDict
 
+from mmrecnext.engine.loops import AMID
 from mmrecnext.errors import CheckpointError
 
 MOVING = {'last_step', 'base_values', 'verbose', 'best', 'num_bad_epochs'}
@@ -140,6 +141,10 @@ class Schedule:
             CheckpointError: for a scheduler that steps by what has been measured.
         """
         epoch, step = checkpoint['meta']['epoch'], checkpoint['meta']['iter']
+        if place := checkpoint['meta'].get(AMID):
+            length = place['of']['batches']
+        else:
+            length = step // epoch if epoch else step + 1
         checkpoint.pop('param_schedulers', None)  # those built have been moved
         for wrapper, saved, schedulers, _ in self.parts(checkpoint['optimizer'], None):
             for scheduler in schedulers:
@@ -148,7 +153,7 @@ class Schedule:
                         f'--new-schedule: {type(scheduler).__name__} steps by what was '
                         f'measured, which {source} does not tell'
                     )
-            move_forward(schedulers, epoch, step)
+            move_forward(schedulers, epoch, step, length)
             groups = wrapper.optimizer.param_groups
             saved['param_groups'] = [
                 {**own, 'params': group['params']}
@@ -158,17 +163,17 @@ class Schedule:
                 saved['base_param_settings'] = base
 
 
-def move_forward(schedulers: list, epochs: int, steps: int):
+def move_forward(schedulers: list, epochs: int, steps: int, length: int):
     """Step schedulers as in training: by iteration, and at the end of each epoch.
 
     Args:
         schedulers: newly built ones of one optimizer, in the order of the config.
         epochs: epochs that are over.
-        steps: iterations that are over; all in one epoch where ``epochs`` is 0.
+        steps: iterations that are over.
+        length: iterations of an epoch.
     """
     by_epoch = [scheduler for scheduler in schedulers if scheduler.by_epoch]
     by_step = [scheduler for scheduler in schedulers if not scheduler.by_epoch]
-    length = steps // epochs if epochs else steps + 1
     with warnings.catch_warnings():
         # The optimizer has made no step, of which PyTorch and MMEngine warn.
         warnings.filterwarnings('ignore', 'Detected call of')

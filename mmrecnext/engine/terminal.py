@@ -7,11 +7,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.logging import MMLogger
+from mmengine.logging import MMLogger, print_log
 from mmengine.runner import EpochBasedTrainLoop
 from mmengine.runner import Runner as MMEngineRunner
 from rich.console import Console
@@ -195,8 +196,15 @@ class ProgressHook(Hook):
 
     def after_val_epoch(self, runner: MMEngineRunner, metrics=None):
         """Take the line of a validation away."""
-        if self.bar is not None:
-            self.bar.remove_task(self.tasks.pop())
+        self._end()
+
+    def pass_over(self, batches: Iterator, number: int):
+        """Read batches that are done, with a line of their own."""
+        print_log(f'Passing over {number} batches, which are done', 'current')
+        self._begin('pass over', number)
+        for done, _ in enumerate(islice(batches, number), 1):
+            self._show(done)
+        self._end()
 
     def _begin(self, what: str, total: int, done: int = 0):
         if self.bar is not None:
@@ -204,6 +212,10 @@ class ProgressHook(Hook):
                 self.bar.add_task(what, total=total, completed=done, loss='')
             )
             self.bar.refresh()
+
+    def _end(self):
+        if self.bar is not None:
+            self.bar.remove_task(self.tasks.pop())
 
     def _show(self, done: int, **fields):
         self.done = done

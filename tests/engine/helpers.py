@@ -95,6 +95,7 @@ def run(
         param_scheduler=COSINE,
         default_hooks=dict(checkpoint=saving),
         log_level='WARNING',
+        randomness=dict(seed=0),
     )
     if scores := settings.pop('scores', None):
         defaults.update(
@@ -106,7 +107,6 @@ def run(
         **copy.deepcopy({**defaults, **settings}),
         work_dir=str(folder),
         custom_hooks=[watch, *hooks],
-        randomness=dict(seed=0),
         experiment_name=next(names),
         default_scope='mmengine',
     )

@@ -1,24 +1,32 @@
 """Runs that were interrupted: what they go on from, and with which settings."""
 
 import os
+import random
 import shutil
 import signal
 from functools import partial
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from torch import nn
 
-from mmrecnext.engine.resume import latest_checkpoint, resume_from, saved_checkpoints
+from mmrecnext.engine.resume import (
+    INTERRUPTED,
+    latest_checkpoint,
+    resume_from,
+    saved_checkpoints,
+)
 from mmrecnext.engine.saving import CheckpointHook, saving_safely
 from mmrecnext.errors import CheckpointError
 from mmrecnext_autoload.signals import termination
-from tests.engine.helpers import COSINE, Net, run
+from tests.engine.helpers import COSINE, Net, Numbers, run
 
 WARM_COSINE = [
     dict(type='LinearLR', start_factor=0.01, end=5, by_epoch=False),
@@ -335,11 +343,11 @@ class TestSettings:
 class Signal(Hook):
     """Has a signal arrive in the middle of a step."""
 
-    def __init__(self, number):
-        self.number = number
+    def __init__(self, number, step=5):
+        self.number, self.step = number, step
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == 5:
+        if runner.iter == self.step:
             os.kill(os.getpid(), self.number)
 
 
@@ -347,7 +355,8 @@ class TestTermination:
     @pytest.mark.parametrize(
         ('number', 'by_epoch', 'first'),
         [
-            (signal.SIGTERM, True, 4),
+            (signal.SIGTERM, True, 6),
+            (signal.SIGINT, True, 6),
             (signal.SIGTERM, False, 6),
             (signal.SIGINT, False, 6),
         ],
@@ -363,6 +372,202 @@ class TestTermination:
         signal.signal(signal.SIGINT, before)
         resumed = run(tmp_path / 'half', resume=True, hook=hook, **options)
         assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= first}
+
+
+class Chancy(Net):
+    """Draws from all generators but that of PyTorch, which is seeded for each step."""
+
+    def forward(self, x, mode='loss'):
+        x = x * (1 + random.random() + np.random.rand())
+        return super().forward(x, mode)
+
+
+class Augmented(Numbers):
+    """Draws from all generators."""
+
+    def __getitem__(self, index):
+        drawn = random.random() + np.random.rand() + torch.rand(())
+        return {'x': super().__getitem__(index)['x'] * drawn}
+
+
+def stop(folder, *hooks, **options):
+    """Train until a signal arrives."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with termination.answered(), pytest.raises(KeyboardInterrupt):
+            run(folder, hooks=hooks, **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob('*.pth'))
+
+
+class TestAmidAnEpoch:
+    """Runs by epochs that are stopped, of four steps each."""
+
+    @pytest.fixture
+    def options(self):
+        loader = dict(
+            dataset=Augmented(),
+            batch_size=2,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+        )
+        return dict(
+            steps=3,
+            model=Chancy(),
+            train_dataloader=loader,
+            param_scheduler=WARM_COSINE,
+            hook=dict(max_keep_ckpts=1),
+        )
+
+    @pytest.fixture
+    def stopped(self, tmp_path):
+        """The work dir of a run that was stopped in its second epoch."""
+        stop(tmp_path / 'run', Signal(signal.SIGTERM), steps=3)
+        return tmp_path / 'run'
+
+    def test_all_that_a_run_has_goes_on(self, options, tmp_path):
+        whole = run(tmp_path / 'whole', hooks=[EMAHook()], **options)
+        folder = tmp_path / 'run'
+        stop(folder, EMAHook(), Signal(signal.SIGINT), **options)
+        assert names(folder) == ['epoch_1.pth', INTERRUPTED]
+        assert latest_checkpoint(str(folder)) == str(folder / INTERRUPTED)
+        resumed = run(folder, hooks=[EMAHook()], resume=True, **options)
+        assert resumed.losses == {k: v for k, v in whole.losses.items() if k > 5}
+        assert resumed.rates == {k: v for k, v in whole.rates.items() if k > 5}
+        assert names(folder) == ['epoch_3.pth']
+        found, expected = (
+            torch.load(tmp_path / name / 'epoch_3.pth', weights_only=False)
+            for name in ('run', 'whole')
+        )
+        for key in ('state_dict', 'ema_state_dict'):
+            assert all(v.equal(found[key][k]) for k, v in expected[key].items())
+        logged = [
+            c['message_hub']['log_scalars']['train/loss'].data[0].tolist()
+            for c in (found, expected)
+        ]
+        assert logged[0] == logged[1]
+
+    @pytest.mark.parametrize('step', [4, 7])
+    def test_in_the_first_step_and_in_the_last_one(self, step, options, tmp_path):
+        whole = run(tmp_path / 'whole', **options)
+        stop(tmp_path / 'run', Signal(signal.SIGINT, step), **options)
+        resumed = run(tmp_path / 'run', resume=True, **options)
+        assert resumed.losses == {k: v for k, v in whole.losses.items() if k > step}
+        assert names(tmp_path / 'run') == ['epoch_3.pth']
+
+    @pytest.mark.parametrize('interval', [1, 2])
+    def test_after_the_last_step(self, interval, options, tmp_path):
+        class Late(Hook):
+            def after_train_epoch(self, runner):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        options['hook'] = dict(interval=interval)
+        whole = run(tmp_path / 'whole', **options)
+        stop(tmp_path / 'run', Late(), **options)
+        assert names(tmp_path / 'run') == [
+            'epoch_1.pth' if interval == 1 else INTERRUPTED
+        ]
+        resumed = run(tmp_path / 'run', resume=True, **options)
+        assert resumed.losses == {k: v for k, v in whole.losses.items() if k > 3}
+
+    def test_gradients_that_are_gathered_are_used_first(self, options, tmp_path):
+        wrapper = dict(optimizer=dict(type='AdamW', lr=0.01), accumulative_counts=4)
+        options['optim_wrapper'] = wrapper
+        whole = run(tmp_path / 'whole', **options)
+        stop(tmp_path / 'run', Signal(signal.SIGINT), **options)
+        resumed = run(tmp_path / 'run', resume=True, **options)
+        assert resumed.losses == {k: v for k, v in whole.losses.items() if k > 7}
+
+    def test_checkpoints_by_iteration(self, options, tmp_path):
+        options['hook'] = dict(by_epoch=False, interval=3)
+        whole = run(tmp_path / 'whole', **options)
+        file = str(tmp_path / 'whole/iter_6.pth')
+        resumed = run(tmp_path / 'run', resume=True, load_from=file, **options)
+        assert resumed.losses == {k: v for k, v in whole.losses.items() if k > 5}
+
+    def test_new_schedule(self, stopped, tmp_path):
+        options = dict(steps=3, param_scheduler=WARM_COSINE)
+        whole = run(tmp_path / 'whole', **options)
+        resumed = run(stopped, resume=True, new_schedule=True, **options)
+        assert resumed.rates == {k: v for k, v in whole.rates.items() if k > 5}
+
+    @pytest.mark.parametrize(
+        ('settings', 'words'),
+        [
+            (dict(batch=1), 'batches 4, not 8, batch size 2, not 1. Set these'),
+            (dict(randomness=dict(seed=1)), 'seed 0, not 1'),
+            (dict(by_epoch=False), '`train_cfg` is for no loop by epochs'),
+        ],
+    )
+    def test_other_batches_are_refused(self, settings, words, options, stopped):
+        if batch := settings.pop('batch', None):
+            loader = options['train_dataloader']
+            settings = dict(train_dataloader={**loader, 'batch_size': batch})
+        with pytest.raises(CheckpointError, match=f'{INTERRUPTED} was saved .*{words}'):
+            run(stopped, 3, resume=True, **settings)
+
+    @pytest.mark.parametrize(
+        'change',
+        [
+            lambda place: place.update(done=5),
+            lambda place: place.update(done='1'),
+            lambda place: place.pop('of'),
+            lambda place: place['chance'].update(python=(3, (1, 2), None)),
+            lambda place: place['chance'].update(torch=torch.zeros(3)),
+            # Beyond its words, whose bounds NumPy does not check.
+            lambda place: place['chance'].update(
+                numpy=(*place['chance']['numpy'][:2], 10**6, 0, 0.0)
+            ),
+        ],
+    )
+    def test_no_place_in_an_epoch(self, change, stopped):
+        file = rewrite(
+            stopped / INTERRUPTED, lambda c: change(c['meta']['amid_epoch']) and None
+        )
+        with pytest.raises(CheckpointError, match='is no place in an epoch'):
+            run(stopped, 3, resume=True, load_from=file)
+        assert latest_checkpoint(str(stopped)) == str(stopped / 'epoch_1.pth')
+
+    def test_full_disk_leaves_the_epoch_before(self, tmp_path, monkeypatch):
+        put = LocalBackend.put
+
+        def full(self, content, path):
+            if 'interrupted' in str(path):
+                put(self, content[:1000], path)
+                raise OSError(28, 'No space left on device')
+            put(self, content, path)
+
+        monkeypatch.setattr(LocalBackend, 'put', full)
+        folder = tmp_path / 'run'
+        with termination.answered(), pytest.raises(OSError, match='No space left'):
+            run(folder, 3, hooks=[Signal(signal.SIGTERM)])
+        assert names(folder) == ['epoch_1.pth']
+        assert latest_checkpoint(str(folder)) == str(folder / 'epoch_1.pth')
+
+    def test_a_run_without_a_seed_keeps_its_own(self, stopped):
+        for given, expected in ((None, 0), (5, 5)):
+            cfg = Config(dict(work_dir=str(stopped), randomness=dict(seed=given)))
+            resume_from(cfg, 'auto')
+            assert cfg.load_from == str(stopped / INTERRUPTED)
+            assert cfg.randomness.seed == expected
+
+    def test_is_the_latest_only_while_it_is_named(self, stopped):
+        def found():
+            return [path.name for path in saved_checkpoints(str(stopped))]
+
+        for name, time in (('epoch_2.pth', 8), ('epoch_9.pth', 1)):  # of earlier runs
+            (stopped / name).touch()
+            os.utime(stopped / name, (time, time))
+        rest = ['epoch_1.pth', 'epoch_9.pth', 'epoch_2.pth']
+        assert found() == [INTERRUPTED, *rest]
+        (stopped / 'last_checkpoint').write_text(str(stopped / 'epoch_1.pth'))
+        assert found() == [*rest, INTERRUPTED]
+        (stopped / 'last_checkpoint').unlink()
+        assert found()[-1] == INTERRUPTED
 
 
 class TestSaving:
@@ -411,8 +616,6 @@ class TestSaving:
         assert [path.name for path in killed.glob('*.pth')] == ['epoch_3.pth']
 
     def test_full_disk_leaves_the_checkpoint_before(self, tmp_path, monkeypatch):
-        from mmengine.fileio import LocalBackend
-
         put = LocalBackend.put
 
         def full(self, content, path):
