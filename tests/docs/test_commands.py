@@ -48,6 +48,9 @@ PLACEHOLDERS = {
 }
 """Words that the reader replaces; files of their name stand in for the others."""
 
+SEGMENTOR = 'SEGMENTOR'
+"""Weights of the other demo."""
+
 FEW_PICTURES = ['--train', '8', '--val', '2', '--size', '96']
 QUICK = {
     'make_shapes_data.py': FEW_PICTURES,
@@ -99,6 +102,7 @@ def world(tmp_path_factory, coco, ade, shapes):
     with mock.patch.dict(ARCHS):
         runpy.run_module('tests.docs.shallow')
         save_random_weights(DEMO.format('mask_rcnn'), folder / 'clone/CHECKPOINT')
+        save_random_weights(DEMO.format('sem_fpn'), folder / 'clone' / SEGMENTOR)
         for weights in PRETRAINED.values():
             if weights.name in text or Path(weights.url).name in text:
                 save_published(folder, weights)
@@ -291,6 +295,12 @@ def swap_then_train(argv, sandbox):
     return run(['python', 'tools/train.py', 'swapped.py'], sandbox)
 
 
+def of_a_segmentor(argv, sandbox):
+    """Write a network of fewer operators; the tests of exports write detectors."""
+    program, script, _, _, *options = argv
+    return run([program, script, DEMO.format('sem_fpn'), SEGMENTOR, *options], sandbox)
+
+
 def in_single_precision(argv, sandbox):
     """Train without ``--amp``, which the tests of the tools try."""
     return run([arg for arg in argv if arg != '--amp'], sandbox)
@@ -313,6 +323,11 @@ SUBSTITUTES = [
         r'python tools/train.py .*--amp',
         'a processor quick at it',
         in_single_precision,
+    ),
+    (
+        r'python tools/export\.py \S*mask_rcnn\S* CHECKPOINT (?!.*--backbone)',
+        'a minute',
+        of_a_segmentor,
     ),
     (r'tools/dist_\w+\.sh', 'eight GPUs', on_several_gpus),
     (r'tools/slurm_train\.sh', 'a Slurm cluster', on_slurm),
