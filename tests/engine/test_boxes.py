@@ -86,7 +86,8 @@ def test_poses_are_those_of_mmpose(boxes, predictor, picture, monkeypatch):
 def test_no_box_is_no_pose(predictor, picture):
     image, sample = predictor(picture, [])
     assert predictor.describe(sample) == {'poses': []}
-    assert (predictor.draw(image, sample) == image).all()
+    grey = np.full_like(image, 128)  # which a shift by Matplotlib, if any, leaves
+    assert (predictor.draw(grey, sample) == grey).all()
 
 
 @pytest.mark.parametrize(
