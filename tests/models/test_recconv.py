@@ -1,5 +1,6 @@
 import copy
 import inspect
+import re
 
 import pytest
 import torch
@@ -496,4 +497,4 @@ def test_bad_modes_and_channels():
 )
 def test_every_option_is_documented(layer):
     options = inspect.signature(layer).parameters
-    assert all(f'\n        {name}: ' in layer.__doc__ for name in options)
+    assert all(re.search(rf'^ +{name}: ', layer.__doc__, re.M) for name in options)
