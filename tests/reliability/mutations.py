@@ -44,6 +44,7 @@ import torch
 
 from mmrecnext.checkpoint import load_network, read_checkpoint
 from mmrecnext.cli import run
+from mmrecnext.engine.terminal import counted
 from mmrecnext.errors import CheckpointError
 from tests.reliability.forms import FORMS, network
 from tests.reliability.guard import MEMORY, Outcome, watched
@@ -325,6 +326,7 @@ def spoil(
     forms: tuple[str, ...] = tuple(FORMS),
     start: int = 0,
     read: Callable[[Path], Any] = read_and_load,
+    each: Callable[[], object] = lambda: None,
     **limits: float,
 ) -> list[Outcome]:
     """Read so many mutants, of each form as many, in processes that are watched."""
@@ -355,7 +357,12 @@ def spoil(
         here = os.getcwd()
         os.chdir(f'{folder}/here')
         try:
-            outcomes = [*watched(lambda m: read(path_of(m)), judge, mutants, **limits)]
+            outcomes = []
+            for outcome in watched(
+                lambda m: read(path_of(m)), judge, mutants, **limits
+            ):
+                outcomes.append(outcome)
+                each()
         finally:
             os.chdir(here)
     return outcomes
@@ -375,7 +382,8 @@ def fault_of(outcome: Outcome, memory: int = MEMORY) -> str | None:
 
 
 def main(args: argparse.Namespace):
-    outcomes = spoil(args.number, start=args.start)
+    with counted('reading', args.number, 'checkpoints') as advance:
+        outcomes = spoil(args.number, start=args.start, each=advance)
     columns = ('refused', 'as saved', 'as it says', *FAULTS)
     print(f'| form | mutants | {" | ".join(columns)} |\n|{"---|" * (len(columns) + 2)}')
     for form in (*FORMS, 'all'):

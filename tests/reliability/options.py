@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from mmrecnext import MLLA, RecNeXt
 from mmrecnext.archs import MLLA_MIXERS
 from mmrecnext.cli import run
+from mmrecnext.engine.terminal import counted
 from mmrecnext.errors import UserError
 from mmrecnext.ops import fast_paths
 from tests.helpers import SERIES, randomise
@@ -294,12 +295,15 @@ def check_backbone(kind: type, chosen: dict, image: dict) -> str:
     return verdict
 
 
-def try_options(number: int, seed: int | None = None) -> Counter:
+def try_options(
+    number: int, seed: int | None = None, each: Callable[[], object] = lambda: None
+) -> Counter:
     """Try so many backbones; the first fault is made as small as can be, and raised.
 
     Args:
         number: of backbones.
         seed: of chance; None for the same each time.
+        each: is called after each.
     """
     verdicts: Counter = Counter()
 
@@ -313,6 +317,7 @@ def try_options(number: int, seed: int | None = None) -> Counter:
     @given(options(), images)
     def check(choice, image):
         verdicts[check_backbone(*choice, image)] += 1
+        each()
 
     (check if seed is None else seeded(seed)(check))()
     return verdicts
@@ -362,7 +367,9 @@ def models_at_once():
 
 
 def main(args: argparse.Namespace):
-    for verdict, count in try_options(args.number, args.seed).most_common():
+    with counted('building', args.number, 'backbones') as advance:
+        verdicts = try_options(args.number, args.seed, advance)
+    for verdict, count in verdicts.most_common():
         print(f'{count:6d} {verdict}')
     for series, model in models_at_once():
         model.switch_to_deploy()
