@@ -20,7 +20,7 @@ from typing import Any
 
 SECONDS = 10
 MEMORY = 2 * 2**30
-"""How long an item may take, and how many bytes a process may hold."""
+"""How long an item may take, and how many bytes."""
 
 EVENTS = (
     *('compile', 'exec', 'import', 'marshal.', 'pickle.find_class', 'code.__new__'),
@@ -43,6 +43,8 @@ class Outcome:
         executed: audit events that no reading of data raises.
         seconds: that the act took.
         peak: most bytes that the process held meanwhile.
+        grown: by how many bytes that is more than it held before: a forked process
+            begins with all that the first one holds.
     """
 
     item: Any
@@ -50,6 +52,7 @@ class Outcome:
     executed: list[str] = field(default_factory=list)
     seconds: float = 0.0
     peak: int = 0
+    grown: int = 0
 
 
 def watched(
@@ -120,6 +123,7 @@ def _work(act, judge, items: list[Any], memory: int, there):
         events.clear()
         Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
         gc.disable()  # what it ends may import or write, for another item
+        held = _bytes_of('VmRSS')
         start = time.perf_counter()
         is_watching = True
         try:
@@ -131,7 +135,7 @@ def _work(act, judge, items: list[Any], memory: int, there):
         taken, peak = time.perf_counter() - start, _bytes_of('VmHWM')
         verdict = judge(item, result)
         with suppress(BrokenPipeError):
-            there.send(Outcome(item, verdict, events, taken, peak))
+            there.send(Outcome(item, verdict, events, taken, peak, peak - held))
 
 
 def _caller() -> str:

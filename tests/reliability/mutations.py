@@ -375,7 +375,7 @@ def fault_of(outcome: Outcome, memory: int = MEMORY) -> str | None:
     """Name what may not become of a spoilt checkpoint."""
     if outcome.executed:
         return 'executed'
-    if outcome.peak > memory:
+    if outcome.grown > memory:
         return 'memory'
     told = outcome.verdict.lower()
     return next((fault for fault in FAULTS if told.startswith(fault)), None)

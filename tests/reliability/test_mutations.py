@@ -36,7 +36,7 @@ def test_what_is_no_checkpoint(tmp_path):
         (lambda path: torch.load(path, weights_only=True), 'traceback', {}),
         (lambda path: time.sleep(9), 'hangs', dict(seconds=0.1)),
         (lambda path: os.abort(), 'dies', {}),
-        (lambda path: bytearray(2**20), 'memory', dict(most=2**20)),
+        (lambda path: bytearray(2**24), 'memory', dict(most=2**23)),
     ],
     ids=['executed', 'accepted wrongly', 'traceback', 'hangs', 'dies', 'memory'],
 )
