@@ -156,23 +156,20 @@ def _in_frameworks(name: str) -> list[str]:
 
 
 def spell_out(cfg: Config) -> Config:
-    """Put names in the place of classes and functions, in place.
+    """Return a copy with names in the place of classes and functions.
 
     That is how MMEngine writes a config of plain Python. One form is enough then for
     whatever looks at a ``type``, and a config can be written that is in no file yet.
     """
-    _spelt_out(leave_imports_out(cfg)._cfg_dict)
-    if scope := scope_of(cfg):
-        cfg.default_scope = scope
-    return cfg
-
-
-def leave_imports_out(cfg: Config) -> Config:
-    """Remove the names of what a config of plain Python imports, in place."""
-    own = cfg.to_dict()  # without most of these
+    own = cfg.to_dict()  # without most of what is imported
+    cfg = cfg.copy()
     for key, value in list(dict.items(cfg._cfg_dict)):
         if key not in own or isinstance(value, ModuleType | FunctionType):
             dict.pop(cfg._cfg_dict, key)
+    cfg = copy.deepcopy(cfg)  # now: modules, which the fork imports, are not copied
+    _spelt_out(cfg._cfg_dict)
+    if scope := scope_of(cfg):
+        cfg.default_scope = scope
     return cfg
 
 

@@ -16,7 +16,6 @@ from mmrecnext.checkpoint.sources import check_source, existing_file
 from mmrecnext.engine.build import SYNCED_NORMS
 from mmrecnext.engine.configs import (
     import_modules,
-    leave_imports_out,
     read_config,
     spell_out,
     type_of,
@@ -85,9 +84,7 @@ def swap_backbone(
         raise OptionError(f'strides are positive integers, got {strides!r}')
     if isinstance(cfg, str | Path):
         cfg = read_config(cfg)
-    # Of the fork's configs, modules that they import are a part, which are not copied.
-    cfg = leave_imports_out(cfg.copy() if isinstance(cfg, Config) else Config({**cfg}))
-    cfg = spell_out(copy.deepcopy(cfg))
+    cfg = spell_out(cfg if isinstance(cfg, Config) else Config({**cfg}))
     check_config(cfg)
     owners = list(find_owners(cfg.model))
     if not owners:
