@@ -44,7 +44,7 @@ TOOLS = {
     'eval_imagenet': 'preparation read_model read_folder evaluate',
     'export': 'read_size choose read_calibration cost',
     'get_flops': '',
-    'infer': 'read_config find_boxes describe_failure expand name_outputs',
+    'infer': 'read_config config_with find_boxes describe_failure expand name_outputs',
     'model_zoo': 'image_size read list_configs entry label summary document published '
     'backbone metrics coco_metrics miou peer_metrics sizes training config_rows wrap '
     'replace_section',

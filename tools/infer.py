@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmrecnext_autoload.arguments import (
     add_config_arguments,
@@ -224,16 +225,21 @@ def read_config(args: argparse.Namespace) -> Config:
         OptionError: for options that an exported file does not take.
     """
     if args.checkpoint:
-        cfg = load_config(args.config, args.cfg_options)
-        check_source(args.checkpoint)
-        fit_cpu(cfg)
-        return cfg
+        return config_with(args.checkpoint, args.config, args.cfg_options)
     if args.deploy or args.cfg_options or args.device != 'cpu' or args.dtype != 'fp32':
         raise OptionError(
             f'{args.config} is as it was exported: --deploy, --dtype, --cfg-options '
             'and other devices than cpu are for a config and its checkpoint'
         )
     return config_of(args.config)
+
+
+def config_with(checkpoint: str, *config: Any) -> Config:
+    """Load a config, as ``load_config`` does, whose checkpoint must be there."""
+    cfg = load_config(*config)
+    check_source(checkpoint)
+    fit_cpu(cfg)
+    return cfg
 
 
 def find_boxes(
@@ -254,9 +260,7 @@ def find_boxes(
         return listed
     if args.detector:
         config, checkpoint = args.detector
-        cfg = load_config(config)
-        check_source(checkpoint)
-        fit_cpu(cfg)
+        cfg = config_with(checkpoint, config)
         run = dict(device=args.device, deploy=args.deploy, dtype=args.dtype)
         return DetectedBoxes(cfg, checkpoint, **args.boxes_by, **run)
     return None
