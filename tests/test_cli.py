@@ -164,29 +164,33 @@ def test_signals_while_a_tool_is_imported(number, status, tmp_path):
     assert (ended.returncode, ended.stderr) == (status, 'some.py: stopped\n')
 
 
-WITHOUT_PYTORCH = """
-import runpy, sys
+@pytest.fixture(scope='module')
+def without_pytorch(tmp_path_factory):
+    """Return what runs Python where to import PyTorch ends the program."""
+    place = tmp_path_factory.mktemp('without_pytorch')
+    (place / 'torch.py').write_text('raise SystemExit("PyTorch is imported")')
 
-sys.modules['torch'] = None  # to import it fails
-sys.argv = sys.argv[1:]
-sys.path.insert(0, 'tools')
-runpy.run_path(sys.argv[0], run_name='__main__')
-"""
+    def run(*args):
+        return subprocess.run(
+            [sys.executable, *args],
+            cwd=ROOT,
+            env={**os.environ, 'PYTHONPATH': f'{place}{os.pathsep}{ROOT}'},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
 
 
 @pytest.mark.parametrize(
     'tool', sorted((ROOT / 'tools').glob('*.py')), ids=lambda tool: tool.stem
 )
-def test_command_lines_are_read_before_pytorch_is_imported(tool):
-    def told(option):
-        command = [sys.executable, '-c', WITHOUT_PYTORCH, tool, option]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-    told_of = told('--help')
+def test_command_lines_are_read_before_pytorch_is_imported(tool, without_pytorch):
+    told_of = without_pytorch(tool, '--help')
     assert told_of.returncode == 0, told_of.stderr
     assert re.search(rf'^Examples?:\n  python tools/{tool.name} ', told_of.stdout, re.M)
     assert '--debug' in told_of.stdout
-    misspelt = told('--hlep')
+    misspelt = without_pytorch(tool, '--hlep')
     assert misspelt.returncode == 2
     assert misspelt.stderr.splitlines()[-1].startswith(f'{tool.name}: error: ')
 
@@ -202,29 +206,12 @@ COMMANDS = sorted(
 """The modules that the documents have a reader run."""
 
 
-@pytest.fixture(scope='module')
-def without_pytorch(tmp_path_factory):
-    """An environment in which to import PyTorch ends a program."""
-    place = tmp_path_factory.mktemp('without_pytorch')
-    (place / 'torch.py').write_text('raise SystemExit("PyTorch is imported")')
-    return {**os.environ, 'PYTHONPATH': f'{place}{os.pathsep}{ROOT}'}
-
-
 @pytest.mark.parametrize('module', COMMANDS)
 def test_help_of_modules_does_not_wait_for_pytorch(module, without_pytorch):
-    def told(*options):
-        return subprocess.run(
-            [sys.executable, '-m', module, *options],
-            cwd=ROOT,
-            env=without_pytorch,
-            capture_output=True,
-            text=True,
-        )
-
-    told_of = told('--help')
+    told_of = without_pytorch('-m', module, '--help')
     assert told_of.returncode == 0, told_of.stderr
     assert told_of.stdout.startswith('usage: ')
-    misspelt = told('--hlep')
+    misspelt = without_pytorch('-m', module, '--hlep')
     assert misspelt.returncode == 2
     assert ': error: ' in misspelt.stderr
 

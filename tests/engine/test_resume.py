@@ -351,6 +351,7 @@ class Signal(Hook):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.mark.usefixtures('interruptible')
 class TestTermination:
     @pytest.mark.parametrize(
         ('number', 'by_epoch', 'first'),
@@ -362,14 +363,12 @@ class TestTermination:
         ],
     )
     def test_goes_on_as_if_nothing_had_been(self, number, by_epoch, first, tmp_path):
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         options = dict(steps=3 if by_epoch else 12, by_epoch=by_epoch)
         options.update(param_scheduler=WARM_COSINE)
         whole = run(tmp_path / 'whole', **options)
         hook = {} if by_epoch else dict(interval=100)
         with termination.answered(), pytest.raises(KeyboardInterrupt):
             run(tmp_path / 'half', hook=hook, hooks=[Signal(number)], **options)
-        signal.signal(signal.SIGINT, before)
         resumed = run(tmp_path / 'half', resume=True, hook=hook, **options)
         assert resumed.losses == {k: v for k, v in whole.losses.items() if k >= first}
 
@@ -392,18 +391,28 @@ class Augmented(Numbers):
 
 def stop(folder, *hooks, **options):
     """Train until a signal arrives."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with termination.answered(), pytest.raises(KeyboardInterrupt):
-            run(folder, hooks=hooks, **options)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with termination.answered(), pytest.raises(KeyboardInterrupt):
+        run(folder, hooks=hooks, **options)
+
+
+def fill_disk(monkeypatch, name):
+    """Have a file be written in part, and the disk be full."""
+    put = LocalBackend.put
+
+    def full(self, content, path):
+        if name in str(path):
+            put(self, content[:1000], path)
+            raise OSError(28, 'No space left on device')
+        put(self, content, path)
+
+    monkeypatch.setattr(LocalBackend, 'put', full)
 
 
 def names(folder):
     return sorted(path.name for path in folder.glob('*.pth'))
 
 
+@pytest.mark.usefixtures('interruptible')
 class TestAmidAnEpoch:
     """Runs by epochs that are stopped, of four steps each."""
 
@@ -533,15 +542,7 @@ class TestAmidAnEpoch:
         assert latest_checkpoint(str(stopped)) == str(stopped / 'epoch_1.pth')
 
     def test_full_disk_leaves_the_epoch_before(self, tmp_path, monkeypatch):
-        put = LocalBackend.put
-
-        def full(self, content, path):
-            if 'interrupted' in str(path):
-                put(self, content[:1000], path)
-                raise OSError(28, 'No space left on device')
-            put(self, content, path)
-
-        monkeypatch.setattr(LocalBackend, 'put', full)
+        fill_disk(monkeypatch, 'interrupted')
         folder = tmp_path / 'run'
         with termination.answered(), pytest.raises(OSError, match='No space left'):
             run(folder, 3, hooks=[Signal(signal.SIGTERM)])
@@ -616,15 +617,7 @@ class TestSaving:
         assert [path.name for path in killed.glob('*.pth')] == ['epoch_3.pth']
 
     def test_full_disk_leaves_the_checkpoint_before(self, tmp_path, monkeypatch):
-        put = LocalBackend.put
-
-        def full(self, content, path):
-            if 'epoch_3' in str(path):
-                put(self, content[:1000], path)
-                raise OSError(28, 'No space left on device')
-            put(self, content, path)
-
-        monkeypatch.setattr(LocalBackend, 'put', full)
+        fill_disk(monkeypatch, 'epoch_3')
         with pytest.raises(OSError, match='No space left'):
             run(tmp_path / 'run', 3, hook=dict(max_keep_ckpts=1))
         assert [p.name for p in (tmp_path / 'run').glob('*.pth')] == ['epoch_2.pth']
