@@ -15,6 +15,7 @@ from mmrecnext import __version__, mmcv_ext
 from mmrecnext.engine.frameworks import FRAMEWORKS
 from mmrecnext.stacks import advice, distribution_of, here, holders, owners, version_of
 from mmrecnext_autoload.arguments import read_package_arguments
+from mmrecnext_autoload.signals import ending_with_reader
 
 # What each job needs, as arguments of `pip install`.
 BASE = (
@@ -122,4 +123,5 @@ def main():
 
 if __name__ == '__main__':
     read_package_arguments()
-    main()
+    with ending_with_reader():
+        main()

@@ -26,7 +26,7 @@ from mmrecnext.engine.terminal import warnings_logged
 from mmrecnext.errors import ConfigError, OptionError, UserError, printable
 from mmrecnext.files import remove_unfinished
 from mmrecnext_autoload.choices import is_exported
-from mmrecnext_autoload.signals import termination, tool
+from mmrecnext_autoload.signals import ending_with_reader, termination, tool
 
 # MMEngine reloads pkg_resources, which says each time that it will go.
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
@@ -160,19 +160,16 @@ def run(main: Callable[..., None], args: argparse.Namespace | None = None):
     """
     logging.raiseExceptions = False  # as where nobody reads the log on the terminal
     try:
-        with termination.answered(), warnings_logged():
+        with termination.answered(), warnings_logged(), ending_with_reader():
             if args is None:
                 main()
             else:
                 if getattr(args, 'cfg_options', None):
                     args.cfg_options = read_settings(args.cfg_options)
                 main(args)
-            sys.stdout.flush()
     except KeyboardInterrupt as stop:
         _stop(*stop.args)
     except (UserError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and _output_is_gone():
-            sys.exit(141)
         _fail(describe(error), args)
     except Exception as error:
         if termination.arrived:
@@ -215,17 +212,6 @@ def _leave(status: int):
         logging.shutdown()
         sys.stdout.flush()
         os._exit(status)
-
-
-def _output_is_gone() -> bool:
-    """Tell whether nobody reads the output any more, as behind ``| head``."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would try again at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
 
 
 def describe(error: Exception) -> str:

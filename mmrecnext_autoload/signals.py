@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what they end, and when."""
+"""Ctrl-C, SIGTERM and a reader who leaves: what they end, and when."""
 
 from __future__ import annotations
 
@@ -112,6 +112,31 @@ def leave(number, frame):
     """Answer a signal: no exception, which what is imported might catch."""
     os.write(2, f'{tool()}: stopped\n'.encode())
     os._exit(128 + number)
+
+
+@contextmanager
+def ending_with_reader() -> Iterator[None]:
+    """End the process where nobody reads its output any more, as behind ``| head``.
+
+    The exit status is 141 then, as a shell's.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _output_is_gone():
+            raise
+        sys.exit(141)
+
+
+def _output_is_gone() -> bool:
+    try:
+        print(flush=True)  # to flush alone asks nothing where nothing is kept back
+    except BrokenPipeError:
+        # Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def tool() -> str:

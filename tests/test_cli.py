@@ -1,6 +1,7 @@
 """What ends a tool is told in a line, and in its exit status."""
 
 import argparse
+import io
 import logging
 import os
 import re
@@ -315,11 +316,34 @@ def test_a_later_signal_waits_for_nothing(ended, monkeypatch):
     assert ended(main)[0] == 143
 
 
-def test_readers_that_leave(ended, monkeypatch):
+@pytest.fixture
+def unread():
+    """Return the file of a pipe that nobody reads."""
     reader, writer = os.pipe()
-    monkeypatch.setattr(sys, 'stdout', os.fdopen(writer, 'w'))
     os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.mark.parametrize('kept_back', [True, False])
+def test_readers_that_leave(kept_back, ended, unread, monkeypatch):
+    raw = io.FileIO(unread, 'w', closefd=False)
+    stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw) if kept_back else raw, write_through=not kept_back
+    )
+    monkeypatch.setattr(sys, 'stdout', stdout)
     assert ended(lambda: print('more')) == (141, '')
+
+
+def test_readers_of_the_report_that_leave(unread):
+    command = [sys.executable, '-m', 'mmrecnext']
+    done = subprocess.run(command, stdout=unread, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (141, '')
+
+
+def test_broken_pipes_elsewhere_are_errors(ended):
+    broken = BrokenPipeError(32, 'Broken pipe', 'socket')
+    assert ended(raising(broken)) == (1, 'some.py: error: socket: Broken pipe')
 
 
 def stop_when(text, process, number, log):
