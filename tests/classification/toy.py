@@ -1,8 +1,9 @@
-"""Toy pictures of 20 classes.
+"""Toy pictures of 20 classes, or 8.
 
 ``python -m tests.classification.toy FOLDER`` draws pictures to train on, and a fifth of
 them to hold out: of a colour and a pattern, whose width, place and tones are drawn, or
-with ``--shapes`` of one of the shapes of ``tools/make_shapes_data.py`` in a colour.
+with ``--shapes`` of one of the shapes of ``tools/make_shapes_data.py`` in a colour, or
+with ``--shapes any`` of its 8 shapes, in any colour.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tools.make_shapes_data import Settings, class_names, draw_picture
+from tools.make_shapes_data import SHAPES, Settings, class_names, draw_picture
 
 COLOURS = {
     'red': (200, 60, 60),
@@ -82,11 +83,17 @@ def main():
     parser.add_argument('--per-class', type=int, default=100, help='[%(default)s]')
     parser.add_argument('--seed', type=int, default=0, help='[%(default)s]')
     parser.add_argument('--size', type=int, default=64, help='[%(default)s]')
-    parser.add_argument('--shapes', action='store_true', help='shapes, not patterns')
+    parser.add_argument(
+        '--shapes',
+        choices=('coloured', 'any'),
+        nargs='?',
+        const='coloured',
+        help='shapes, not patterns: of a colour, or of any',
+    )
     args = parser.parse_args()
     names, how = CLASSES, draw
     if args.shapes:
-        names = class_names(len(CLASSES))
+        names = class_names(len(CLASSES if args.shapes == 'coloured' else SHAPES))
         how = partial(draw_shape, names=names)
     make_toy(
         args.folder, args.per_class, args.seed, size=args.size, names=names, draw=how

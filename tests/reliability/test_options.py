@@ -23,7 +23,9 @@ def test_any_options_and_images():
     assert verdicts['refused'] and verdicts['computed, and deployed alike']
 
 
-@pytest.mark.parametrize(('name', 'model'), models_at_once(), ids=lambda x: str(x)[:9])
+@pytest.mark.parametrize(
+    ('name', 'model'), [*models_at_once()], ids=lambda x: str(x)[:9]
+)
 def test_four_threads_at_once(name, model):
     model.switch_to_deploy()
     assert not infer_at_once(model)

@@ -274,7 +274,7 @@ FLOORS = {
 
 
 class TestCommittedReport:
-    @pytest.fixture(scope='class')
+    @pytest.fixture
     def rows(self):
         """Numbers by framework: configs, hierarchical, swapped, built, ..., lost."""
         row = (
