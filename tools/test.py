@@ -66,7 +66,7 @@ from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.outputs import (
     PICKLES,
     DrawHook,
-    DumpResults,
+    DumpHook,
     LabelMapHook,
     check_out,
     deploy,
@@ -109,7 +109,7 @@ def main(args: argparse.Namespace):
     if args.show_dir:
         runner.register_hook(DrawHook(args.show_dir, **drawing))
     if args.out and args.out.endswith(PICKLES):
-        runner.test_evaluator.metrics.append(DumpResults(args.out))
+        runner.register_hook(DumpHook(args.out))
     elif args.out and not args.out.endswith('.json'):
         runner.register_hook(LabelMapHook(args.out))
     write_whole(runner.test_evaluator.metrics)

@@ -61,6 +61,25 @@ def build_network(
     return network
 
 
+def find_type(node: Mapping[str, Any], scope: str) -> Callable[..., Any] | None:
+    """Return what builds a part of a model, or None if it is not registered.
+
+    Args:
+        node: its config.
+        scope: the framework whose config it is.
+    """
+    kind = node.get('type')
+    if not isinstance(kind, str):
+        return kind
+    importlib.import_module(f'{scope}.models')
+    with (
+        DefaultScope.overwrite_default_scope(scope),
+        MODELS.switch_scope_and_registry(None) as registry,
+    ):
+        found: Callable[..., Any] | None = registry.get(kind)
+    return found
+
+
 def whole_model(cfg: Config) -> dict[str, Any]:
     """Return the model of a config, with the preprocessor that stands beside it.
 

@@ -15,6 +15,7 @@ import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults as MMEngineDumpResults
+from mmengine.evaluator import Evaluator
 from mmengine.fileio import dump, get
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -88,14 +89,38 @@ class DumpResults(MMEngineDumpResults):
         return {}
 
 
+class DumpHook(Hook):
+    """Saves the predictions of a test in a pickle.
+
+    Not as a metric of the config's evaluator, which may be for so many metrics.
+
+    Args:
+        out: the file.
+    """
+
+    def __init__(self, out: str):
+        self.evaluator = Evaluator(DumpResults(out))
+
+    def after_test_iter(self, runner: Runner, batch_idx, data_batch=None, outputs=()):
+        """Keep what is predicted of a batch."""
+        self.evaluator.process(outputs, data_batch)
+
+    def after_test_epoch(self, runner: Runner, metrics=None):
+        """Write the predictions of all processes."""
+        self.evaluator.evaluate(len(runner.test_dataloader.dataset))
+
+
 def drop_idle_metrics(cfg: Config):
     """Leave out metrics that would format label maps and have no folder for them."""
-    cfg.test_evaluator = [
+    metrics = metrics_of(cfg)
+    used = [
         m
-        for m in metrics_of(cfg)
+        for m in metrics
         if not (type_of(m) == 'IoUMetric' and m.get('format_only'))
         or m.get('output_dir')
     ]
+    if len(used) < len(metrics):
+        cfg.test_evaluator = used
 
 
 def drawing_settings(cfg: Config) -> dict:
@@ -110,7 +135,7 @@ def drawing_settings(cfg: Config) -> dict:
 def deploy(cfg: Config):
     """Have the model brought into its inference form once its weights are loaded."""
     # Averaged weights are what a checkpoint holds; their hook would swap unlike forms.
-    hooks = [h for h in cfg.get('custom_hooks') or () if h.type != 'EMAHook']
+    hooks = [h for h in cfg.get('custom_hooks') or () if type_of(h) != 'EMAHook']
     cfg.custom_hooks = [*hooks, dict(type='DeployHook')]
 
 

@@ -16,9 +16,13 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from mmrecnext.engine.configs import type_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.ops.conv import ONEDNN_DTYPES
 from mmrecnext_autoload.choices import AMP_DTYPES
+
+REPLACED = ('OptimWrapper', 'AmpOptimWrapper', 'CPUAmpOptimWrapper')
+"""What can be trained in mixed precision instead, the last in a config that was."""
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -44,7 +48,7 @@ def use_amp(cfg: Config, dtype: str | None):
         dtype: a key of ``AMP_DTYPES``; None for what MMEngine takes by itself.
     """
     wrapper = cfg.optim_wrapper
-    if wrapper.get('type', 'OptimWrapper') not in ('OptimWrapper', 'AmpOptimWrapper'):
+    if type_of(wrapper) not in ('', *REPLACED):
         raise ConfigError(
             f'--amp: the optimizer is wrapped by {wrapper.type}; '
             'it can only take the place of OptimWrapper'

@@ -54,8 +54,13 @@ def _lists_pictures_alone(file: str) -> bool:
 
 
 def metrics_of(cfg: Config) -> list[ConfigDict]:
-    """Return the metrics of a test, of which a config may name one, several or none."""
+    """Return the metrics of a test, of which a config may name one, several or none.
+
+    An evaluator of a type of its own has them in ``metrics``.
+    """
     evaluator = cfg.get('test_evaluator') or []
+    if isinstance(evaluator, Mapping):
+        evaluator = evaluator.get('metrics', evaluator)
     return [evaluator] if isinstance(evaluator, Mapping) else [*evaluator]
 
 

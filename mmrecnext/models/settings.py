@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from mmengine.model.weight_init import PretrainedInit
 from torch import nn
 
 from mmrecnext.archs import MOST_CHANNELS, NUM_STAGES, Arch
@@ -23,8 +22,9 @@ INIT_CFG = (
     'None, a dict with the `type` of an initialiser, or a list of them; of the type '
     'Pretrained with the `checkpoint`, a string, perhaps `prefix` and `map_location`'
 )
-PRETRAINED_TYPES = ('mmrecnext.Pretrained', 'Pretrained', PretrainedInit)
-"""Types of initialisers that load weights, ours first."""
+OWN_PRETRAINED = 'mmrecnext.Pretrained'
+PRETRAINED_NAMES = ('Pretrained', 'PretrainedInit')
+"""Initialisers that load weights: as MMEngine knows them, and by name of the class."""
 
 PRETRAINED = {'type', 'checkpoint', 'prefix', 'map_location'}
 NORM_CFG = (
@@ -76,7 +76,7 @@ def check_init_cfg(init_cfg: Any) -> None:
         return
     for cfg in init_cfg if isinstance(init_cfg, list) else [init_cfg]:
         is_valid = is_settings(cfg) and 'type' in cfg
-        if is_valid and cfg['type'] in PRETRAINED_TYPES:
+        if is_valid and loads_weights(cfg):
             is_valid = isinstance(cfg.get('checkpoint'), str) and {*cfg} <= PRETRAINED
         check_option('init_cfg', init_cfg, is_valid, INIT_CFG)
 
@@ -94,9 +94,15 @@ def strictly_pretrained(
     if init_cfg is None:
         return None
     cfgs = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-    own = [c for c in cfgs if c['type'] in PRETRAINED_TYPES]
-    others = [c for c in cfgs if c['type'] not in PRETRAINED_TYPES]
-    return [*others, *({**c, 'type': PRETRAINED_TYPES[0]} for c in own)]
+    own = [c for c in cfgs if loads_weights(c)]
+    others = [c for c in cfgs if not loads_weights(c)]
+    return [*others, *({**c, 'type': OWN_PRETRAINED} for c in own)]
+
+
+def loads_weights(cfg: Mapping[str, Any]) -> bool:
+    """Tell an initialiser that loads weights, by name, also with modules, or class."""
+    name = getattr(cfg['type'], '__name__', str(cfg['type']))
+    return name.rpartition('.')[2] in PRETRAINED_NAMES
 
 
 def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.Module:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.evaluator import BaseMetric
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
@@ -229,7 +229,7 @@ class ReportHook(Hook):
     def before_test(self, runner: Runner) -> None:
         """Begin to record."""
         self.recorder = Recorder(runner.test_dataloader.dataset)
-        runner.test_evaluator.metrics.append(self.recorder)
+        self.evaluator = Evaluator(self.recorder)  # the config's is for so many metrics
         self.seconds: list[float] = []
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
@@ -245,9 +245,11 @@ class ReportHook(Hook):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds.append((time.perf_counter() - self.start) / max(len(outputs), 1))
+        self.evaluator.process(outputs, data_batch)
 
     def after_test_epoch(self, runner: Runner, metrics=None) -> None:
         """Write the report, in the first process."""
+        self.evaluator.evaluate(len(runner.test_dataloader.dataset))
         if not is_main_process():
             return
         pictures = self.recorder.pictures

@@ -5,19 +5,17 @@ Modules are run on PyTorch's meta device, which computes shapes alone.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
 from mmrecnext.archs import NUM_STAGES
-from mmrecnext.engine.build import build_network
+from mmrecnext.engine.build import build_network, find_type
 from mmrecnext.engine.configs import type_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import Backbone
@@ -99,19 +97,6 @@ def measure_backbone(
     if strides and list(strides) != measured:
         raise ConfigError(f'{place} gives maps of strides {measured}, not {[*strides]}')
     return maps
-
-
-def find_type(node: Mapping, scope: str) -> Callable | None:
-    """Return what builds a part of a model, or None if it is not registered."""
-    kind = node.get('type')
-    if not isinstance(kind, str):
-        return kind
-    importlib.import_module(f'{scope}.models')
-    with (
-        DefaultScope.overwrite_default_scope(scope),
-        MODELS.switch_scope_and_registry(None) as registry,
-    ):
-        return registry.get(kind)
 
 
 def default_of(node: Mapping, option: str, scope: str) -> Any:

@@ -11,15 +11,17 @@ from mmengine.config import Config, ConfigDict
 from torch import nn
 
 from mmrecnext.compat import BatchNorm
+from mmrecnext.engine.build import find_type
 from mmrecnext.engine.configs import custom_modules, import_modules, nodes, type_of
 from mmrecnext.engine.frameworks import framework_of
 from mmrecnext.engine.misbuilt import options_of
 from mmrecnext.engine.optim import layers_of
 from mmrecnext.errors import ConfigError
 from mmrecnext.models import Backbone
+from mmrecnext.models.settings import PRETRAINED_NAMES
 from mmrecnext.pretrained import MEAN, STD
 from mmrecnext.registry import MODELS
-from mmrecnext.swap.measure import IMAGE_CHANNELS, find_type
+from mmrecnext.swap.measure import IMAGE_CHANNELS
 
 MEAN_OF_255, STD_OF_255 = ([round(255 * x, 3) for x in xs] for xs in (MEAN, STD))
 """As the frameworks count, from 0 to 255."""
@@ -172,7 +174,7 @@ def forget_weights(cfg: Config, owners: Sequence[tuple[str, ConfigDict]], scope:
 
 def is_pretrained(init: Any) -> bool:
     """Tell an initialisation from a file of weights, by its name or its class's."""
-    return type_of(init) in ('Pretrained', 'PretrainedInit')
+    return type_of(init) in PRETRAINED_NAMES
 
 
 def fit_imports(cfg: Config, packages: Collection[str]):

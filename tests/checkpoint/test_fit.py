@@ -405,6 +405,17 @@ def test_head_is_left_out(m0):
     assert backbone_weights({'model': m0}).keys() == RecNeXt('m0').state_dict().keys()
 
 
+@pytest.mark.parametrize(
+    'kind', ['mmengine.Pretrained', 'mmengine.model.weight_init.PretrainedInit']
+)
+def test_weights_are_checked_whatever_module_names_the_initialiser(kind, save):
+    """Of the latter is made, in a config of plain Python, MMEngine's own class."""
+    file = save({'other': torch.ones(1)})
+    model = RecNeXt(TINY, init_cfg=dict(type=kind, checkpoint=file))
+    with pytest.raises(CheckpointError, match='does not fit'):
+        model.init_weights()
+
+
 def test_plain_initialisation_still_works():
     init_cfg = dict(type='Constant', layer='Conv2d', val=0.5)
     model = RecNeXt(TINY, init_cfg=init_cfg)

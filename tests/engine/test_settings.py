@@ -18,7 +18,9 @@ from mmrecnext.engine.channels import check_channels
 from mmrecnext.engine.configs import read_config
 from mmrecnext.engine.data.samples import CheckedPipeline
 from mmrecnext.engine.misbuilt import describe_misbuilt
+from mmrecnext.engine.outputs import deploy
 from mmrecnext.engine.overrides import check_overrides
+from mmrecnext.engine.precision import use_amp
 from mmrecnext.engine.prepare import prepare
 from mmrecnext.engine.runner import Runner, ValuesHook
 from mmrecnext.engine.saving import CheckpointHook
@@ -171,6 +173,27 @@ def test_a_launcher_that_has_started_nothing_is_told(launcher, monkeypatch):
 def test_devices_are_checked(name):
     with pytest.raises(OptionError, match=f'--device {name} cannot be used'):
         chosen_device(name)
+
+
+@pytest.mark.parametrize('module', ['', 'mmengine.', 'mmengine.optim.'])
+@pytest.mark.parametrize('kind', ['OptimWrapper', 'AmpOptimWrapper'])
+def test_wrappers_are_known_whatever_module_names_them(module, kind):
+    """As in a config of plain Python; and one of a work dir takes the option again."""
+    cfg = Config(dict(optim_wrapper=dict(type=module + kind)))
+    for _ in range(2):
+        use_amp(cfg, None)
+        assert cfg.optim_wrapper.type.endswith('AmpOptimWrapper')
+    cfg.optim_wrapper.type = f'{module}ApexOptimWrapper'
+    with pytest.raises(ConfigError, match=r'is wrapped by .*ApexOptimWrapper'):
+        use_amp(cfg, None)
+
+
+@pytest.mark.parametrize('module', ['', 'mmengine.hooks.'])
+def test_averages_are_left_out_whatever_module_names_their_hook(module):
+    """Their hook would exchange the weights of unlike forms."""
+    cfg = Config(dict(custom_hooks=[dict(type=f'{module}EMAHook')]))
+    deploy(cfg)
+    assert [hook.type for hook in cfg.custom_hooks] == ['DeployHook']
 
 
 class TestParts:

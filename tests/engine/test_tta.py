@@ -216,6 +216,13 @@ def test_models_of_the_frameworks_give_way_to_those_that_merge_more(
     assert own.model.type == 'Mine'
 
 
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+def test_an_unknown_model_is_told_as_it_is_built(scope):
+    cfg = config(scope, dict(type='NoModel'))
+    augment(cfg)
+    assert cfg.model.module.type == 'NoModel'
+
+
 def test_pictures_and_labels_are_read_as_in_a_test():
     views = [
         [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],

@@ -19,6 +19,7 @@ from mmrecnext.engine.outputs import (
     drop_idle_metrics,
     output_names,
     read_picture,
+    save_coco_json,
 )
 from mmrecnext.engine.unlabelled import (
     leave_out_annotations,
@@ -26,6 +27,7 @@ from mmrecnext.engine.unlabelled import (
     without_annotations,
 )
 from mmrecnext.errors import ConfigError
+from mmrecnext.report.records import Evaluation
 from tests.docs.sandbox import save_random_weights
 from tests.helpers import ROOT, check, run_tool, tool
 
@@ -150,12 +152,29 @@ class TestDetector:
 
 
 def test_predictions_of_a_labelled_set_are_dumped_and_measured(shapes, tmp_path):
-    out = tmp_path / 'new/found.pkl'
+    """Also by an evaluator of a type of its own, which is for so many metrics."""
+    config, out = tmp_path / 'sem_fpn_parts.py', tmp_path / 'new/found.pkl'
+    config.write_text(f"""
+_base_ = {str(SEG)!r}
+data = {{{{_base_.test_dataloader.dataset}}}}
+test_dataloader = dict(
+    dataset=dict(_delete_=True, type='mmdet.ConcatDataset', datasets=[data])
+)
+metric = {{{{_base_.test_evaluator}}}}
+test_evaluator = dict(
+    _delete_=True,
+    type='mmdet.MultiDatasetsEvaluator',
+    metrics=[metric],
+    dataset_prefixes=['shapes'],
+)
+""")
     options = ['--data-root', shapes, '--out', out, '--work-dir', tmp_path]
+    options += ['--report', tmp_path / 'report']
     checkpoint = untrained(SEG, tmp_path)
-    log = check(run_tool('tools/test.py', SEG, checkpoint, *options))
+    log = check(run_tool('tools/test.py', config, checkpoint, *options))
     assert re.search(r'^sem_fpn\S*: aAcc \d', log, re.M)
     assert len(pickle.loads(out.read_bytes())) == 2
+    assert len(Evaluation.load(tmp_path / 'report').pictures) == 2
 
 
 class TestUnlabelled:
@@ -216,6 +235,16 @@ def test_metrics_that_format_into_no_folder_are_left_out():
     cfg.test_evaluator[0].format_only = True
     drop_idle_metrics(cfg)
     assert cfg.test_evaluator == []
+
+
+def test_metrics_of_an_evaluator_are_found():
+    cfg = Config.fromfile(DET)
+    metric = cfg.test_evaluator
+    cfg.test_evaluator = dict(type='MultiDatasetsEvaluator', metrics=[metric])
+    drop_idle_metrics(cfg)
+    save_coco_json(cfg, 'found.json')
+    assert cfg.test_evaluator.type == 'MultiDatasetsEvaluator'
+    assert cfg.test_evaluator.metrics[0].outfile_prefix == 'found'
 
 
 @pytest.mark.parametrize(

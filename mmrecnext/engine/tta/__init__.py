@@ -8,6 +8,7 @@ from importlib import import_module
 
 from mmengine.config import Config
 
+from mmrecnext.engine.build import find_type
 from mmrecnext.engine.configs import nodes, type_of
 from mmrecnext.engine.data import leaf_datasets
 from mmrecnext.engine.frameworks import FRAMEWORKS, framework_of, names_of
@@ -30,7 +31,9 @@ def augment(cfg: Config):
             f'--tta merges predictions of {able}, not of {framework.scope}'
         )
     module = import_module(f'{__name__}.{framework.tta_module}')
-    module.check_mergeable(cfg.model)
+    kind = find_type(cfg.model, framework.scope)
+    if isinstance(kind, type):  # else it is told as the model is built
+        module.check_mergeable(kind, cfg.model)
     if type_of(cfg.get('tta_model')) in ('', framework.tta_model):
         settings = cfg.get('tta_model') or module.default_settings(cfg.model)
         cfg.tta_model = {**settings, 'type': f'mmrecnext.{module.MODEL}'}

@@ -10,7 +10,6 @@ from mmcv.ops import batched_nms
 from mmdet.models import DetTTAModel
 from mmdet.models.detectors import RPN, MaskFormer, TwoStagePanopticSegmentor
 from mmdet.models.mot import BaseMOTModel
-from mmdet.registry import MODELS as DETECTORS
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_flip
 from mmengine.structures import InstanceData
@@ -33,17 +32,16 @@ MODEL = 'InstanceTTAModel'
 """The model that merges, by its registered name."""
 
 
-def check_mergeable(model: Mapping):
+def check_mergeable(kind: type, model: Mapping):
     """Refuse a model whose predictions cannot be merged.
 
     Args:
+        kind: its type.
         model: its config.
 
     Raises:
         ConfigError: naming what it predicts.
     """
-    kind = DETECTORS.get(model['type']) if isinstance(model['type'], str) else None
-    kind = kind or model['type']
     predicts = [what for base, what in UNMERGEABLE.items() if issubclass(kind, base)]
     test_cfg = model.get('test_cfg') or {}
     if issubclass(kind, MaskFormer) and test_cfg.get('panoptic_on', True):

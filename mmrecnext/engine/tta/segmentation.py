@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from mmengine.structures import PixelData
 from mmseg.models import DepthEstimator, SegTTAModel
-from mmseg.registry import MODELS as SEGMENTORS
 from torch import Tensor
 
 from mmrecnext.errors import ConfigError
@@ -18,17 +17,16 @@ MODEL = 'SegmentorTTAModel'
 """The model that merges, by its registered name."""
 
 
-def check_mergeable(model: Mapping):
+def check_mergeable(kind: type, model: Mapping):
     """Refuse a model whose predictions cannot be merged.
 
     Args:
+        kind: its type.
         model: its config.
 
     Raises:
         ConfigError: naming what it predicts.
     """
-    kind = SEGMENTORS.get(model['type']) if isinstance(model['type'], str) else None
-    kind = kind or model['type']
     if issubclass(kind, DepthEstimator):
         raise ConfigError(
             f'--tta merges probabilities of classes; a {kind.__name__} predicts depths'
