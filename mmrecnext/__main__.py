@@ -116,9 +116,13 @@ def main():
     print()
     for job, needs in NEEDS.items():
         steps = [step for need in needs for step in lacking(need, owned)]
-        print(f'{job}: {"not ready; run" if steps else "ready"}')
-        for step in steps:
-            print(f'    {step}')
+        obstacles = [step for step in steps if not step.startswith('pip ')]
+        outcome = (
+            'not ready, as' if obstacles else 'not ready; run' if steps else 'ready'
+        )
+        print(f'{job}: {outcome}')
+        for line in obstacles or steps:
+            print(f'    {line}')
 
 
 if __name__ == '__main__':

@@ -84,7 +84,9 @@ def file_to_write(path: str) -> str:
 def add_config_arguments(parser: argparse.ArgumentParser):
     """Add the arguments of every tool that reads a config."""
     parser.add_argument(
-        'config', help='config file; a bare name is sought in configs/ and below'
+        'config',
+        help='config file, or a name such as mmdet::FILE; a bare name is sought in '
+        'configs/ and below',
     )
     add_settings_argument(parser)
 

@@ -53,7 +53,8 @@ def parse_args() -> argparse.Namespace:
         'models',
         nargs='*',
         metavar='MODEL',
-        help='[recnext_m3; with --growth, --startup or --published, all RecNeXts]',
+        help='what to measure [recnext_m3; with --growth, --startup or --published, '
+        'all RecNeXts]',
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -108,11 +109,16 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs='+',
         metavar='N',
-        help='images; of several numbers the table gives the time of the smallest, and '
-        f'the throughput of the best [1; with --growth, {" ".join(map(str, BATCHES))}]',
+        help='images at once; of several numbers the table gives the time of the '
+        'smallest, and the throughput of the best [1; with --growth, '
+        f'{" ".join(map(str, BATCHES))}]',
     )
     parser.add_argument(
-        '--repeats', type=int, default=5, metavar='N', help='[%(default)s]'
+        '--repeats',
+        type=int,
+        default=5,
+        metavar='N',
+        help='how often each is measured [%(default)s]',
     )
     add_device_argument(parser)
     parser.add_argument(

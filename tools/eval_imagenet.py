@@ -41,7 +41,11 @@ def parse_args() -> argparse.Namespace:
         '--fused', action='store_true', help='merge all batch norms before'
     )
     parser.add_argument(
-        '--batch-size', type=int, default=64, metavar='N', help='[%(default)s]'
+        '--batch-size',
+        type=int,
+        default=64,
+        metavar='N',
+        help='images at once [%(default)s]',
     )
     parser.add_argument(
         '--workers',

@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'checkpoint', nargs='?', help='weights [of a published model, its own]'
     )
-    parser.add_argument('--out', required=True, metavar='FILE', help='to be written')
+    parser.add_argument('--out', required=True, metavar='FILE', help='file to write')
     parser.add_argument(
         '--format', default='onnx', help=f'{", ".join(FORMATS)} [%(default)s]'
     )
@@ -93,7 +93,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--no-evaluate',
         action='store_true',
-        help='of int8 and a config, do not tell what it costs on the test data',
+        help='do not evaluate what int8 costs on the test data of a config',
     )
     add_settings_argument(parser)
     return parser.parse_args()

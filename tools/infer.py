@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Run a trained detector or segmentor on images, folders of images, or videos.
+"""Run a trained model on images, folders of images, or videos.
 
 It is named by its config and checkpoint, or by a file that tools/export.py has written.
 Each picture is written with its boxes and masks, or its segments, drawn in, each video

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Draw pictures of simple shapes, annotated as COCO instances and ADE20K label maps.
 
 The folder has the file layout of both data sets, so that a config written for COCO

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Draw pictures of stick figures, annotated as COCO annotates the joints of people.
 
 The folder has the file layout of COCO, so that a config written for COCO's keypoints

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Put a RecNeXt or MLLA in the place of the backbone of any OpenMMLab model."""
+"""Put a RecNeXt or MLLA in the place of the backbone of an OpenMMLab config."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ def parse_args() -> argparse.Namespace:
         'config',
         help='config of an OpenMMLab framework: a file, or a name such as mmdet::FILE',
     )
-    parser.add_argument('--arch', default='m3', help='the RecNeXt, or the MLLA [m3]')
+    parser.add_argument(
+        '--arch',
+        default='m3',
+        help='the RecNeXt, such as a3, or the MLLA, such as nano_recattn; '
+        '`python -m mmrecnext` lists all [m3]',
+    )
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument(
         '--pretrained',
@@ -50,7 +55,7 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         type=int,
         metavar='N',
-        help='of the maps of the old backbone, if it cannot be built here to measure',
+        help='strides of the maps of the old backbone, if it cannot be built here',
     )
     parser.add_argument(
         '--fpn',
@@ -62,7 +67,7 @@ def parse_args() -> argparse.Namespace:
         '--out',
         type=file_to_write,
         metavar='FILE',
-        help='where to write the new config',
+        help='where to write the new config [nowhere: what changes is printed]',
     )
     parser.add_argument(
         '--train', action='store_true', help='train with it at once, as train.py would'

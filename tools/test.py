@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Evaluate a trained detector or segmentor on the test split of its config."""
+"""Evaluate a trained model on the test split of its config."""
 
 import argparse
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a detector, a segmentor or a classifier."""
+"""Train the model of a config, of any OpenMMLab framework or a classifier of ours."""
 
 import argparse
 

@@ -32,31 +32,56 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = command_line(__doc__, *EXAMPLES.values())
     what = parser.add_subparsers(dest='what', required=True, metavar='WHAT')
-    maps = what.add_parser('maps', help='the maps of every stage and pyramid level')
-    cam = what.add_parser('cam', help='what each detection, or class, rests on')
+
+    def add(name: str, about: str) -> argparse.ArgumentParser:
+        return what.add_parser(name, help=about, description=f'Draw {about}.')
+
+    maps = add('maps', 'the maps of every stage and pyramid level')
+    cam = add('cam', 'what each detection, or class, rests on')
     for command in (maps, cam):
         add_config_arguments(command)
         command.add_argument('checkpoint', help='its weights')
-        command.add_argument('picture', help='the picture')
-    cam.add_argument('--part', default='neck', help='whose maps are weighed [neck]')
-    cam.add_argument('--most', type=int, default=6, help='so many predictions [6]')
+        command.add_argument('picture', help='picture to look at')
     cam.add_argument(
-        '--score-thr', type=float, default=0.3, help='of detections, the least [0.3]'
+        '--part', default='neck', help='part of the model whose maps are weighed [neck]'
     )
-    fields = what.add_parser('fields', help='how far RecConv and whole models see')
-    fields.add_argument('arch', nargs='*', default=['m3', 'a3', 't'], help='[m3 a3 t]')
+    cam.add_argument(
+        '--most',
+        type=int,
+        default=6,
+        metavar='N',
+        help='how many predictions to draw at most [6]',
+    )
+    cam.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        metavar='SCORE',
+        help='leave out detections below it [0.3]',
+    )
+    fields = add('fields', 'how far RecConv and whole models see')
+    fields.add_argument(
+        'arch', nargs='*', default=['m3', 'a3', 't'], help='RecNeXts [m3 a3 t]'
+    )
     fields.add_argument(
         '--checkpoint',
         nargs='+',
         default=(),
-        help=f'weights of these, in their order, or {RANDOM!r} [{RANDOM}]',
+        metavar='FILE',
+        help=f'weights of each of these, in their order, or {RANDOM!r} [{RANDOM}]',
     )
-    fields.add_argument('--size', type=int, default=224, help='of the image [224]')
-    curves = what.add_parser(
-        'curves', help='loss, learning rate and figures of runs, beside the published'
+    fields.add_argument(
+        '--size', type=int, default=224, metavar='SIDE', help='of the image [224]'
     )
-    curves.add_argument('work_dir', nargs='+', help='of a run')
-    curves.add_argument('--figures', nargs='+', default=(), help='such as bbox_mAP')
+    curves = add('curves', 'loss, learning rate and figures of runs, beside published')
+    curves.add_argument('work_dir', nargs='+', help='folder of a run')
+    curves.add_argument(
+        '--figures',
+        nargs='+',
+        default=(),
+        metavar='NAME',
+        help='figures to draw, such as bbox_mAP [the main ones]',
+    )
     for name, command in what.choices.items():
         add_common(command, EXAMPLES[name])
         command.add_argument(
