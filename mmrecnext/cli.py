@@ -67,6 +67,9 @@ def read_settings(words: Iterable[str]) -> dict[str, Any]:
 def chosen_device(name: str | None, *models: str) -> str:
     """Return what to compute on: what is named, else a GPU where there is one.
 
+    A GPU of a number becomes the current one, which kernels of Triton run on and clocks
+    wait for.
+
     Args:
         name: as PyTorch knows it, if one was named.
         models: that are to run; files that were exported do so on a CPU.
@@ -82,6 +85,8 @@ def chosen_device(name: str | None, *models: str) -> str:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f'--device {name} cannot be used: {reason}') from error
+    if torch.device(name).type == 'cuda' and torch.device(name).index is not None:
+        torch.cuda.set_device(name)
     return name
 
 

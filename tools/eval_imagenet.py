@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +67,11 @@ if __name__ == '__main__':
     args = begin(parse_args)  # first: to import the rest takes seconds
 
 import torch
-from timm.data import create_transform
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
 
 from mmrecnext.classification import load_classifier
+from mmrecnext.classification.recipe import ALL, PicturesByClass
 from mmrecnext.cli import chosen_device, run
 from mmrecnext.engine.named import named
 from mmrecnext.engine.terminal import tracked
@@ -86,14 +85,14 @@ from mmrecnext_autoload.choices import is_exported
 def main(args: argparse.Namespace):
     """Evaluate, and end with a line of figures."""
     args.device = chosen_device(args.device, args.model)
-    images = read_folder(Path(args.data))
+    images = read_folder(args.data, preparation(args.model))
     model = read_model(args)
-    if model.num_classes != len(images.classes):
+    count = len(images.metainfo['classes'])
+    if model.num_classes != count:
         raise ConfigError(
-            f'{images.root} has folders of {len(images.classes)} classes, but '
+            f'{args.data} has folders of {count} classes, but '
             f'{args.checkpoint or args.model} tells {model.num_classes} apart'
         )
-    images.transform = create_transform(**preparation(args.model))
     loader = DataLoader(images, args.batch_size, num_workers=args.workers)
     model.to(args.device)
     with tracked(
@@ -142,25 +141,19 @@ def read_model(args: argparse.Namespace) -> ExportedClassifier | Classifier:
     return model
 
 
-def read_folder(folder: Path) -> ImageFolder:
-    """List the images of a folder of classes, in the order of their names.
+def read_folder(folder: str, transform: Mapping[str, Any]) -> PicturesByClass:
+    """List the images of a folder of classes, which are numbered as in a training.
 
     Args:
         folder: holds one folder per class, or these in ``val``.
+        transform: timm's options for the pictures.
 
     Raises:
         ConfigError: where the folder, classes or images are missing.
     """
-    if not folder.is_dir():
+    if not Path(folder).is_dir():
         raise ConfigError(f'--data: there is no folder {folder}')
-    if (folder / 'val').is_dir():
-        folder = folder / 'val'
-    try:
-        return ImageFolder(folder)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f'--data: {folder} is to hold one folder of images per class: {error}'
-        ) from error
+    return PicturesByClass(folder, ALL, transform)
 
 
 @torch.no_grad()

@@ -118,6 +118,7 @@ from mmrecnext.engine.boxes import DetectedBoxes, ListedBoxes
 from mmrecnext.engine.build import fit_cpu
 from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.engine.pictures import SUFFIXES as IMAGES
 from mmrecnext.engine.predictor import (
     Predictor,
     frames_of,
@@ -132,7 +133,6 @@ from mmrecnext.export.predicting import config_of
 from mmrecnext.files import write_file
 from mmrecnext_autoload.signals import termination
 
-IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 MOST_TOLD = 5
 """Inputs that could not be predicted are told each with the reason, up to so many."""
 

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmrecnext.classification.recipe import PicturesByClass
+from mmrecnext.engine.pictures import in_colours
 from mmrecnext.files import write_file
 from mmrecnext.plots import draw_confusion, new_figure, save_figure
 
@@ -133,7 +134,7 @@ def draw_pictures(
         axes.set_axis_off()
     for axes, i in zip(figure.axes, indices, strict=False):
         with dataset.reader[i][0] as content:
-            axes.imshow(Image.open(content).convert('RGB'))
+            axes.imshow(in_colours(Image.open(content)))
         label, predicted, likelihood = seen[i]
         told = f'{classes[label]} ({likelihood:.0%})\ntaken for {classes[predicted]}'
         axes.set_title(told, fontsize=8)

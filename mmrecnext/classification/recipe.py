@@ -6,7 +6,8 @@ The parts are timm's, registered here under names that configs use.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,25 @@ from mmengine.registry import (
 from PIL import Image
 from timm.data import ImageDataset, create_transform
 from timm.data.distributed_sampler import RepeatAugSampler
+from timm.data.readers import add_img_extensions
 from timm.optim import param_groups_weight_decay
 from timm.utils.agc import adaptive_clip_grad
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from mmrecnext.compat import let_timm_posterize_to_black
-from mmrecnext.errors import ConfigError, DataError
+from mmrecnext.engine.pictures import SUFFIXES, in_colours
+from mmrecnext.errors import ConfigError, DataError, brief
 from mmrecnext.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 let_timm_posterize_to_black()
+add_img_extensions(SUFFIXES)  # timm leaves out all but JPEG and PNG
 
 SPLITS = {'train': ('train', 'training'), 'val': ('val', 'validation', 'valid')}
 """By which names folders and tar files of a split are found."""
+
+ALL = 'all'
+"""The pictures of ``val``, or all where nothing is set apart."""
 
 
 @DATASETS.register_module()
@@ -45,7 +52,7 @@ class PicturesByClass(ImageDataset):
         data_root: holds folders of classes in ``train/`` and ``val/``, or ``train.tar``
             and ``val.tar`` with the same in them. Where it holds neither, it holds the
             folders of classes themselves, and some pictures of each are held out.
-        split: ``train`` or ``val``.
+        split: ``train``, ``val`` or ``all``: none is held out then.
         transform: options of ``timm.data.create_transform``.
         held_out: every how many-th picture is one of ``val`` then.
 
@@ -54,7 +61,8 @@ class PicturesByClass(ImageDataset):
             files by which pictures can be named.
 
     Raises:
-        ConfigError: where there are no pictures, or no folders of classes.
+        ConfigError: where there are no pictures, or no folders of classes, or several
+            of one name.
     """
 
     def __init__(
@@ -64,7 +72,7 @@ class PicturesByClass(ImageDataset):
         transform: Mapping[str, Any],
         held_out: int = 5,
     ):
-        source = find_split(data_root, split)
+        source = find_split(data_root, 'val' if split == ALL else split)
         try:
             super().__init__(
                 str(source or data_root), transform=create_transform(**transform)
@@ -74,7 +82,9 @@ class PicturesByClass(ImageDataset):
                 f'{source or data_root}: no pictures ({error})'
             ) from error
         reader: Any = self.reader
-        if source is None:
+        if source is None or source.is_dir():
+            check_folders(reader.samples)
+        if source is None and split != ALL:
             reader.samples = [
                 sample
                 for i, sample in enumerate(reader.samples)
@@ -100,12 +110,34 @@ class PicturesByClass(ImageDataset):
         try:
             file, label = self.reader[index]
             with file:
-                picture = Image.open(file).convert('RGB')
+                picture = in_colours(Image.open(file))
         except Exception as error:
             raise DataError(
                 f'the picture {self.filename(index)} cannot be read ({error})'
             ) from error
         return self.transform(picture), int(label)
+
+
+def check_folders(samples: Sequence[tuple[str, int]]) -> None:
+    """Check that the pictures of a class are in one folder.
+
+    timm takes the innermost for the class: those below several classes would be one.
+
+    Args:
+        samples: path and number of class of each picture.
+
+    Raises:
+        ConfigError: naming folders of one name.
+    """
+    found: dict[int, set[str]] = {}
+    for path, label in samples:
+        found.setdefault(label, set()).add(os.path.dirname(path))
+    for folders in found.values():
+        if len(folders) > 1:
+            raise ConfigError(
+                f'a class is a folder of pictures, and {len(folders)} are of one name: '
+                f'{brief(sorted(folders))}. Move the pictures into those of the classes'
+            )
 
 
 def find_split(data_root: str, split: str) -> Path | None:

@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 
 from mmrecnext.engine.configs import type_of
 from mmrecnext.engine.frameworks import framework_of
+from mmrecnext.engine.pictures import SUFFIXES
 from mmrecnext.engine.predictions import Predictions, kind_of
 from mmrecnext.engine.predictor import displayable, write_image
 from mmrecnext.engine.unlabelled import metrics_of
@@ -29,9 +30,6 @@ from mmrecnext.errors import ConfigError
 from mmrecnext.files import atomic_write, write_file
 
 PICKLES = ('.pkl', '.pickle')
-
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
-"""Of pictures that OpenCV writes."""
 
 
 def check_out(cfg: Config, out: str | None):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms import functional as transforms
 
 from mmrecnext.engine.data import tested_dataset
-from mmrecnext.engine.outputs import SUFFIXES
+from mmrecnext.engine.pictures import SUFFIXES, in_colours
 from mmrecnext.engine.predictor import PREPARES, middles, split_pipeline
 from mmrecnext.errors import ConfigError, OptionError, brief
 from mmrecnext.pretrained import INPUT_SIDE, SHORT_SIDE
@@ -96,7 +96,7 @@ def crop_reader(
 
     def read(file: Path) -> Tensor:
         with Image.open(file) as opened:
-            image = transforms.resize(opened.convert('RGB'), [short], bicubic)
+            image = transforms.resize(in_colours(opened), [short], bicubic)
         return transforms.pil_to_tensor(transforms.center_crop(image, [height, width]))
 
     return read

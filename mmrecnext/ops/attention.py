@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmrecnext.ops.constants import EPSILON, HEAD_CHANNELS
 from mmrecnext.ops.fast_paths import is_eager_training
-from mmrecnext.ops.kernels import equal_or_above, triton_is_usable
+from mmrecnext.ops.kernels import equal_or_above, on_device_of, triton_is_usable
 from mmrecnext.ops.rope import rotate
 from mmrecnext.ops.tracing import is_traced
 
@@ -43,7 +43,8 @@ def attend(
         and qk.dtype == v.dtype == added.dtype
         and triton_is_usable([qk, v, added], try_attend, d, c)
     ):
-        return torch.ops.mmrecnext.attend(qk, v, num_heads, added)
+        with on_device_of(v):
+            return torch.ops.mmrecnext.attend(qk, v, num_heads, added)
     return attend_plain(qk, v, num_heads, added)
 
 
@@ -145,9 +146,10 @@ class _Positive(torch.autograd.Function):
 
 
 def try_attend(dtype: torch.dtype, qk_channels: int, channels: int):
-    """Run the kernels on a small map of the current device."""
+    """Run the kernels on a small map of the default device."""
     import mmrecnext.ops.attention_triton  # noqa: F401
 
     qk = torch.zeros(1, 2 * qk_channels, 1, 1, dtype=dtype)
     v = torch.zeros(1, channels, 1, 1, dtype=dtype)
-    torch.ops.mmrecnext.attend(qk, v, 1, v)
+    with on_device_of(v):
+        torch.ops.mmrecnext.attend(qk, v, 1, v)

@@ -10,6 +10,7 @@ import functools
 import logging
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from mmengine.logging import print_log
@@ -26,6 +27,14 @@ def equal_or_above(number: int, choices: Sequence[int]) -> int | None:
     return next((choice for choice in choices if number <= choice), None)
 
 
+def on_device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Return what has Triton launch on the GPU of ``x``, not on the current one.
+
+    What ``torch.compile`` makes sees to that by itself.
+    """
+    return nullcontext() if torch.compiler.is_compiling() else torch.cuda.device_of(x)
+
+
 def triton_is_usable(
     tensors: Sequence[Tensor], attempt: Callable, *setting: int | str
 ) -> bool:
@@ -33,7 +42,7 @@ def triton_is_usable(
 
     Args:
         tensors: all that it would be given, the map first.
-        attempt: runs it on a small map, on the current device.
+        attempt: runs it on a small map, on the default device.
         setting: arguments of ``attempt``, what decides whether a kernel compiles.
     """
     if not fast_paths.are_on():

@@ -13,7 +13,7 @@ from mmrecnext.compat import has_hooks
 from mmrecnext.ops import fast_paths
 from mmrecnext.ops.constants import INTERPOLATIONS, KERNEL_SIZES
 from mmrecnext.ops.depthwise import DepthwiseConv2d
-from mmrecnext.ops.kernels import equal_or_above, triton_is_usable
+from mmrecnext.ops.kernels import equal_or_above, on_device_of, triton_is_usable
 
 Layers = Sequence[nn.Module] | nn.ModuleList
 Halve = Callable[[Tensor], tuple[Tensor, Tensor | None]]
@@ -100,19 +100,21 @@ def _recconv_triton(
     kind = x.device.type
     if torch.is_autocast_enabled(kind):
         x = x.to(torch.get_autocast_dtype(kind))
-    return torch.ops.mmrecnext.recconv(
-        x,
-        None if down is None else down.weight,
-        [conv.weight for conv in convs],
-        convs[-1].bias,
-        mode,
-    )
+    with on_device_of(x):
+        return torch.ops.mmrecnext.recconv(
+            x,
+            None if down is None else down.weight,
+            [conv.weight for conv in convs],
+            convs[-1].bias,
+            mode,
+        )
 
 
 def try_recconv(dtype: torch.dtype, kernel_size: int, mode: str):
-    """Run the kernels on a small map of the current device."""
+    """Run the kernels on a small map of the default device."""
     import mmrecnext.ops.recconv_triton  # noqa: F401
 
     x = torch.zeros(1, 64, 2, 2, dtype=dtype)
     weight = torch.zeros(64, 1, kernel_size, kernel_size, dtype=dtype)
-    torch.ops.mmrecnext.recconv(x, weight, [weight, weight], None, mode)
+    with on_device_of(x):
+        torch.ops.mmrecnext.recconv(x, weight, [weight, weight], None, mode)

@@ -334,8 +334,8 @@ class TestEvalImagenet:
         ('folders', 'message'),
         [
             (None, 'there is no folder'),
-            ((), 'one folder of images per class'),
-            (('n01', 'n02'), 'one folder of images per class.*n01'),
+            ((), 'data: no pictures'),
+            (('n01', 'n02'), 'data: no pictures'),
         ],
     )
     def test_bad_folders(self, tmp_path, folders, message):
@@ -344,7 +344,7 @@ class TestEvalImagenet:
         if folders is not None:
             (tmp_path / 'data').mkdir(exist_ok=True)
         with pytest.raises(ConfigError, match=message):
-            eval_imagenet.read_folder(tmp_path / 'data')
+            eval_imagenet.read_folder(str(tmp_path / 'data'), dict(input_size=32))
 
     def test_other_number_of_classes(
         self, monkeypatch, folder, golden_states, tmp_path

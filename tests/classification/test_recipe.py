@@ -1,6 +1,9 @@
 import math
 import tarfile
+from itertools import product
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +22,7 @@ from mmrecnext.errors import ConfigError, DataError
 from mmrecnext.pretrained import FIGURES
 from tests.classification.helpers import CONFIGS
 from tests.classification.toy import CLASSES, make_toy
+from tests.helpers import tool
 
 RUNS = [f'recnext_{arch}{kind}' for arch in FIGURES for kind in ('', '_dist')]
 UNDISTILLED = dict(m4=0.2, a4=0.2, m5=0.3, a5=0.3, s=0.1, b=0.2)
@@ -185,6 +189,48 @@ def test_some_are_held_out_where_nothing_is(toy):
     ]
     assert [len(part) for part in parts] == [30, 10]
     assert set.union(*parts) == {*map(str, whole)}
+
+
+def test_classes_are_numbered_alike_wherever_they_are_read(tmp_path):
+    """In evaluation as in training, by the numbers in names, whatever their case."""
+    names = ('2', '10', 'ant', 'Bee')
+    for split, name, i in product(('train', 'val'), names, range(2)):
+        folder = tmp_path / split / name
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (16, 16)).save(folder / f'{i}.png')
+    read_folder = tool('eval_imagenet').read_folder
+    trained = PicturesByClass(str(tmp_path), 'train', TRANSFORM)
+    for folder in (tmp_path, tmp_path / 'train'):
+        evaluated = read_folder(str(folder), TRANSFORM)
+        assert evaluated.metainfo == trained.metainfo == dict(classes=names)
+        assert [label for _, label in evaluated] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_pictures_of_every_kind_are_read(tmp_path):
+    """A grey one of 16 bits as OpenCV reads it for detectors; none is left out."""
+    ramp = np.linspace(0, 2**16 - 1, 32 * 32).astype(np.uint16).reshape(32, 32)
+    folder = tmp_path / 'a'
+    folder.mkdir()
+    for suffix in ('.png', '.tif'):
+        cv2.imwrite(str(folder / f'deep{suffix}'), ramp)
+    bgr = cv2.imread(str(folder / 'deep.png'))
+    for suffix in ('.bmp', '.webp', '.jpg'):
+        cv2.imwrite(str(folder / f'flat{suffix}'), bgr)
+    how = dict(input_size=32, crop_pct=1.0, normalize=False)
+    dataset = PicturesByClass(str(tmp_path), 'all', how)
+    assert len(dataset) == 5
+    for i in range(5):
+        picture, _ = dataset[i]
+        off = np.abs(np.asarray(picture).transpose(1, 2, 0).astype(int) - bgr)
+        assert off.max() <= (0 if 'deep' in dataset.filename(i) else 8)
+
+
+def test_a_class_is_one_folder(tmp_path):
+    for name in ('cat/indoors', 'dog/indoors'):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new('RGB', (8, 8)).save(tmp_path / name / '0.png')
+    with pytest.raises(ConfigError, match=r'2 are of one name: .*cat/.*, .*dog/'):
+        PicturesByClass(str(tmp_path), 'train', TRANSFORM)
 
 
 def test_what_is_no_data_is_told(toy, tmp_path):

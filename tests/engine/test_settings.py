@@ -196,6 +196,18 @@ def test_averages_are_left_out_whatever_module_names_their_hook(module):
     assert [hook.type for hook in cfg.custom_hooks] == ['DeployHook']
 
 
+@pytest.mark.parametrize(
+    ('name', 'current'), [('cuda:1', ['cuda:1']), ('cuda', []), ('cpu', [])]
+)
+def test_the_gpu_that_is_named_is_the_current_one(name, current, monkeypatch):
+    """What measures waits for that, and Triton launches there."""
+    told = []
+    monkeypatch.setattr(torch, 'empty', lambda *_, device: device)
+    monkeypatch.setattr(torch.cuda, 'set_device', told.append)
+    assert chosen_device(name) == name
+    assert told == current
+
+
 class TestParts:
     """Parts of a config that their framework cannot build."""
 

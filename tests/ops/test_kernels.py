@@ -1,12 +1,16 @@
 """The Triton kernels against their twins: on a GPU, or else by Triton's interpreter."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmrecnext.models.recconv import RecConv
+from mmrecnext.ops import attention as attention_calls
 from mmrecnext.ops import kernels
+from mmrecnext.ops import recconv as recconv_calls
 from mmrecnext.ops.attention import attend, attend_plain, try_attend
 from mmrecnext.ops.recconv import _runs_on_triton, recconv
 from tests.helpers import check, run_tool
@@ -14,8 +18,7 @@ from tests.helpers import check, run_tool
 pytest.importorskip('triton')
 
 # They define the operators.
-import mmrecnext.ops.attention_triton
-import mmrecnext.ops.recconv_triton  # noqa: F401
+from mmrecnext.ops import attention_triton, recconv_triton
 
 HAS_GPU = torch.cuda.is_available()
 DEVICE = 'cuda' if HAS_GPU else 'cpu'
@@ -143,6 +146,38 @@ def test_gpu_takes_the_kernels(dtype):
         assert _runs_on_triton(x, layer.down, layer.convs, layer.mode)
         compiled = torch.compile(layer, fullgraph=True, dynamic=True)
         assert torch.equal(compiled(x), layer(x))
+
+
+def test_kernels_are_launched_on_the_gpu_of_their_maps(monkeypatch):
+    """Triton launches on the current one, which may be another."""
+    entered = []
+
+    @contextmanager
+    def device_of(x):
+        entered.append(x)
+        yield
+        entered.pop()
+
+    def seen(function):
+        def call(*args, **options):
+            launched.append(bool(entered))
+            return function(*args, **options)
+
+        return call
+
+    launched = []
+    monkeypatch.setattr(torch.cuda, 'device_of', device_of)
+    for module, name in ((recconv_triton, 'launch'), (attention_triton, 'pixel_rows')):
+        monkeypatch.setattr(module, name, seen(getattr(module, name)))
+    monkeypatch.setattr(recconv_calls, '_runs_on_triton', lambda *_: True)
+    monkeypatch.setattr(attention_calls, 'triton_is_usable', lambda *_: True)
+    layer = recconv_layer(4, 0, 3, 'bilinear')
+    recconv(random(1, 4, 2, 2), None, layer.convs, 'bilinear')
+    attend(random(1, 32, 1, 1), random(1, 16, 1, 1), 1, random(1, 16, 1, 1))
+    with torch.device(DEVICE):
+        recconv_calls.try_recconv(torch.float32, 3, 'nearest')
+        try_attend(torch.float32, 16, 16)
+    assert len(launched) == 1 + 1 + 3 + 1 and all(launched)
 
 
 def test_kernel_that_fails_is_told_once(monkeypatch):
