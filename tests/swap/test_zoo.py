@@ -270,7 +270,7 @@ FLOORS = {
     'MMDetection3D': 100,
     'MMRotate': 90,
 }
-"""Per cent of the configs with a hierarchical classifier that are swapped and built."""
+"""Per cent of the configs with a hierarchical backbone that are swapped and built."""
 
 
 class TestCommittedReport:

@@ -86,7 +86,7 @@ class Row:
 
     @property
     def counts(self) -> bool:
-        """Whether it has maps of a hierarchical classifier."""
+        """Whether it has maps of a hierarchical backbone."""
         kind = self.model.partition(' ')[0]
         return self.backbone in CLASSIFIERS and kind not in OTHER_MODELS
 

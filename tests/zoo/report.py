@@ -134,20 +134,21 @@ def report(found: Sequence[Results], options: Options) -> str:
         '',
         f'`python -m tests.zoo.report --arch {" ".join(options.archs)}{only}'
         + (f' --python {pythons}' if pythons else '')
-        + f'`, {date.today()}, on {os.cpu_count()} cores of {cpu_model()}. Each '
-        'takes the first RecNeXt that has its strides, of one block per stage: what '
-        'depends on a backbone does not depend on its depth. '
-        f'One config of each type is trained for a step on pictures of {SIDE} '
-        f'to {CHOICE_SIDE} pixels a side (of poses, of the size that the codec says), '
-        'from scratch: finite losses, a finite gradient that is not zero at every '
-        'parameter of the backbone; then it predicts. What fails is tried with the old '
-        'backbone, too: `lost` counts the types that trained or predicted with that '
-        'alone. Types whose heads differ are told apart by them.',
+        + f'`, {date.today()}, on {os.cpu_count()} cores of {cpu_model()}.',
+        '',
+        'Each config takes the first RecNeXt that has its strides, with one block per '
+        'stage: what depends on a backbone does not depend on its depth. One config '
+        f'of each type is trained from scratch for a step, on pictures of {SIDE} to '
+        f'{CHOICE_SIDE} pixels a side (of poses, of the size that the codec says), and '
+        'then predicts. It has trained if losses are finite and every parameter of the '
+        'backbone has a finite gradient that is not zero. What fails is tried with the '
+        'old backbone too: `lost` counts the types that trained or predicted with that '
+        'alone. Types of one name are told apart by their heads.',
         '',
         *(f'- {names_of(each.scopes)}: {each.versions}' for each in found),
         '',
-        'Shares are of the configs with a hierarchical classifier that sees pictures, '
-        'and no points.',
+        'Shares are of the hierarchical configs: their backbone sees pictures, not '
+        'points, and has maps of several strides.',
         '',
         table(
             (
@@ -215,7 +216,7 @@ def left_out(name: str, rows: Sequence[Row]) -> list[str]:
     lines = []
     for counts, title in (
         (True, name),
-        (False, f'{name}, without a hierarchical classifier'),
+        (False, f'{name}, without a hierarchical backbone'),
     ):
         told = reasons(row for row in rows if row.counts == counts and not row.built)
         if told:
