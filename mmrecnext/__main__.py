@@ -13,7 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mmrecnext import __version__, mmcv_ext
 from mmrecnext.engine.frameworks import FRAMEWORKS
-from mmrecnext.stacks import advice, distribution_of, here, holders, owners, version_of
+from mmrecnext.stacks import (
+    advice,
+    distribution_of,
+    here,
+    holders,
+    meets,
+    owners,
+    version_of,
+)
 from mmrecnext_autoload.arguments import read_package_arguments
 from mmrecnext_autoload.signals import ending_with_reader
 
@@ -25,6 +33,7 @@ BASE = (
     'numpy',
     'jinja2',
     'rich',
+    'packaging',
 )
 NEEDS = {
     framework.job: (*BASE, f'mmcv-lite{framework.mmcv}', *framework.requirements)
@@ -77,11 +86,14 @@ def operators() -> dict[str, list[str]]:
 def lacking(requirement: str, owned: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the commands that bring what is required, none where it is there.
 
-    Of what is there twice, files of the one have been written over the other's.
+    Of what is there twice, files of the one have been written over the other's. pip
+    replaces another version by itself, but not a distribution of another name.
     """
     names = holders(requirement, owned)
     if len(names) == 1:
-        return []
+        if meets(names[0], requirement):
+            return []
+        names = [name for name in names if name != distribution_of(here(requirement))]
     remove = [f'pip uninstall --yes {" ".join(names)}'] if names else []
     return [*remove, advice(requirement)]
 
@@ -121,7 +133,7 @@ def main():
             'not ready, as' if obstacles else 'not ready; run' if steps else 'ready'
         )
         print(f'{job}: {outcome}')
-        for line in obstacles or steps:
+        for line in obstacles[:1] or steps:
             print(f'    {line}')
 
 

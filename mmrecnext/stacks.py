@@ -80,11 +80,10 @@ def here(requirement: str) -> str:
 def advice(requirement: str) -> str:
     """Return the command that installs what is required, or why none does."""
     name = distribution_of(requirement)
-    fork = has_fork()
-    if fork and name in REFUSED:
+    if _is_refused(requirement):
         return f'it takes {REFUSED[name]}: an environment of its own without onedl-mmcv'
     part = _part_of(requirement)
-    if part and not fork and name not in part.upstream:
+    if part and name not in part.upstream and not has_fork():
         return f'it takes an environment of its own with {name} and the rest of OneDL'
     *options, wanted = here(requirement).split(' ')
     quote = "'" if set('<>=!~,;[') & set(wanted) else ''
@@ -101,7 +100,7 @@ def holders(requirement: str, owned: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the installed distributions that hold what is required.
 
     Args:
-        requirement: what is required; the versions in it are not looked at.
+        requirement: what is required; for the versions in it see :func:`meets`.
         owned: result of :func:`owners`.
     """
     part = _part_of(requirement)
@@ -110,6 +109,27 @@ def holders(requirement: str, owned: Mapping[str, Sequence[str]]) -> list[str]:
         # By package too, as compiled ones have names such as onedl-mmcv-cu128-torch2-8.
         names = [*part.upstream, distribution_of(part.fork), *owned[part.package]]
     return [name for name in dict.fromkeys(names) if version_of(name)]
+
+
+def meets(distribution: str, requirement: str) -> bool:
+    """Tell whether a distribution that holds what is required can be used for it.
+
+    Args:
+        distribution: one of :func:`holders`. The fork's have versions of their own.
+        requirement: what is required. Where ``packaging`` is missing, which is required
+            itself, no versions are looked at.
+    """
+    if _is_refused(requirement):
+        return False
+    try:
+        from packaging.requirements import Requirement
+    except ImportError:
+        return True
+    part = _part_of(requirement)
+    if part and distribution not in part.upstream:
+        requirement = part.fork
+    versions = Requirement(requirement.split(' ')[-1]).specifier
+    return versions.contains(version_of(distribution) or '', prereleases=True)
 
 
 def teach_mmengine() -> None:
@@ -130,3 +150,7 @@ def _part_of(requirement: str) -> Part | None:
     return next(
         (x for x in PARTS if name in (*x.upstream, distribution_of(x.fork))), None
     )
+
+
+def _is_refused(requirement: str) -> bool:
+    return distribution_of(requirement) in REFUSED and has_fork()

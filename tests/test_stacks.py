@@ -25,15 +25,30 @@ OTHERS = {
 } - {*UPSTREAM}
 
 
+LEAST = {
+    stacks.distribution_of(requirement): re.findall(r'>=([\d.]+)', requirement)
+    for requirement in (
+        *(need for needs in report.NEEDS.values() for need in needs),
+        *(part.fork for part in stacks.PARTS),
+    )
+}
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
-    """Have these distributions installed and no others; of what names no package."""
+    """Have these distributions installed and no others; of what names no package.
 
-    def install(packages, *others):
+    Each is of the first version that is taken, or of the one that is given.
+    """
+
+    def install(packages, *others, **versions):
         for name, package in {**packages, **dict.fromkeys(others)}.items():
-            folder = tmp_path / f'{name.replace("-", "_")}-9.8.dist-info'
-            folder.mkdir()
-            (folder / 'METADATA').write_text(f'Name: {name}\nVersion: 9.8\n')
+            module = name.replace('-', '_')
+            least = LEAST.get(re.sub('-cu.*', '', name), [])  # of what is compiled
+            number = versions.get(module, [*least, '2.0'][0])
+            folder = tmp_path / f'{module}-{number}.dist-info'
+            folder.mkdir(exist_ok=True)
+            (folder / 'METADATA').write_text(f'Name: {name}\nVersion: {number}\n')
             (folder / 'top_level.txt').write_text(f'{package or name}\n')
         monkeypatch.setattr(sys, 'path', [str(tmp_path)])
 
@@ -70,7 +85,7 @@ def test_each_stack_is_ready(packages, installed, told):
     assert jobs['detection'] == jobs['segmentation'] == 'ready\n'
     for name in ('mmengine', 'mmdet'):
         own = {v: k for k, v in packages.items()}[name]
-        assert re.search(rf'^{own} +9\.8$', text, re.M)
+        assert re.search(rf'^{own} +{re.escape(*LEAST[own])}$', text, re.M)
     assert "install 'onedl" not in text or packages is FORK
 
 
@@ -111,7 +126,7 @@ def test_one_stack_over_the_other_is_undone(installed, told):
     removed = 'pip uninstall --yes mmdet onedl-mmdetection'
     at = next(i for i, line in enumerate(lines) if removed in line)
     assert "pip install 'onedl-mmdetection>=" in lines[at + 1]
-    assert re.search(r'^mmdet +9\.8\nonedl-mmdetection +9\.8$', text, re.M)
+    assert re.search(r'^mmdet +3\S+\nonedl-mmdetection +3\S+$', text, re.M)
 
 
 def test_what_does_not_import_on_the_fork_is_told(installed, told):
@@ -128,7 +143,49 @@ def test_what_the_fork_alone_has_is_not_put_beside_upstream(installed, told):
     rotated = jobs['detection of rotated objects']
     assert rotated.startswith('not ready, as\n    it takes an environment of its own')
     assert 'with onedl-mmrotate' in rotated
-    assert 'pip install' not in rotated and 'onedl-mmdetection' not in text
+    assert len(rotated.splitlines()) == 2 and 'onedl-mmdetection' not in text
+
+
+MMCV_OF_YOLO = "pip install 'mmcv-lite>=2.0.0,<2.1.0'"
+
+
+@pytest.mark.parametrize(
+    'name, number, steps',
+    [
+        ('mmcv-lite', '2.0.1', []),
+        ('mmcv-lite', '2.1.0rc1', [MMCV_OF_YOLO]),
+        ('mmcv', '2.1.0', ['pip uninstall --yes mmcv', MMCV_OF_YOLO]),
+    ],
+)
+def test_a_version_that_a_job_does_not_take(name, number, steps, installed, told):
+    packages = {**but(UPSTREAM, 'mmcv-lite'), name: 'mmcv', 'mmyolo': 'mmyolo'}
+    installed(packages, 'albumentations', *OTHERS, **{name.replace('-', '_'): number})
+    jobs = told()[1]
+    assert jobs['detection'] == jobs['segmentation'] == 'ready\n'
+    outcome, *lines = jobs['detection by MMYOLO'].splitlines()
+    assert outcome == ('not ready; run' if steps else 'ready')
+    assert [line.strip() for line in lines] == steps
+
+
+@pytest.mark.parametrize('number, is_ready', [('3.5.9', True), ('3.6.0', False)])
+def test_versions_of_the_fork_are_its_own(number, is_ready, installed, told):
+    installed(FORK, *OTHERS, onedl_mmdetection=number)
+    detection = told()[1]['detection']
+    assert detection.startswith('ready') is is_ready
+    assert ("pip install 'onedl-mmdetection>=3.5.1,<3.6'" in detection) is not is_ready
+    assert 'uninstall' not in detection
+
+
+def test_what_is_there_but_belongs_to_the_other_stack_is_not_ready(installed, told):
+    installed({**FORK, 'mmyolo': 'mmyolo'}, 'albumentations', *OTHERS)
+    assert told()[1]['detection by MMYOLO'].startswith('not ready, as\n    it takes')
+
+
+def test_versions_are_not_looked_at_without_packaging(installed, told, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'packaging.requirements', None)
+    installed(UPSTREAM, *{*OTHERS} - {'packaging'}, mmdet='2.0')
+    detection = told()[1]['detection']
+    assert detection == 'not ready; run\n    pip install packaging\n'
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
