@@ -77,6 +77,7 @@ from mmrecnext.engine.outputs import (
     write_whole,
 )
 from mmrecnext.engine.prepare import move_data_root
+from mmrecnext.engine.settings import check_settings
 from mmrecnext.engine.tta import augment
 from mmrecnext.engine.unlabelled import leave_out_annotations, missing_annotations
 from mmrecnext.errors import OptionError
@@ -88,6 +89,7 @@ from mmrecnext_autoload.choices import is_exported
 def main(args: argparse.Namespace):
     """Evaluate, and end with a line of figures."""
     cfg = load_config(args.config, args.cfg_options)
+    check_settings(cfg, ('test',), args.config)  # before any is looked into
     check_out(cfg, args.out)
     if args.data_root:
         move_data_root(cfg, args.data_root)

@@ -72,7 +72,7 @@ def main(args: argparse.Namespace):
     if args.amp or args.amp_dtype:
         use_amp(cfg, args.amp_dtype)
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ConfigError('--auto-scale-lr: set auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:

@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from mmrecnext.compat import keep_memory
 from mmrecnext.engine.configs import nodes, type_of
+from mmrecnext.engine.misbuilt import describe_unknown
+from mmrecnext.errors import ConfigError
 
 SYNCED_NORMS = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
 """Batch norms of PyTorch, by its own name as well, and of MMCV that count across GPUs.
@@ -90,10 +92,16 @@ def whole_model(cfg: Config) -> dict[str, Any]:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that the config names, by default one that checks more."""
+    """Build the runner that the config names, by default one that checks more.
+
+    Raises:
+        ConfigError: where it names none.
+    """
     import mmrecnext.engine.runner  # noqa: F401  registers it
 
-    cfg.setdefault('runner_type', 'RecNeXtRunner')
+    kind = cfg.setdefault('runner_type', 'RecNeXtRunner')
+    if not isinstance(kind, type) and RUNNERS.get(str(kind)) is None:
+        raise ConfigError(f'runner_type: {describe_unknown(kind, RUNNERS)}')
     return RUNNERS.build(cfg)
 
 

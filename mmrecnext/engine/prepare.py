@@ -57,7 +57,7 @@ def move_data_root(cfg: Config, folder: str):
         ConfigError: where the config has no single ``data_root``.
     """
     old = cfg.get('data_root')
-    if not old:
+    if not old or not isinstance(old, str):
         raise ConfigError('--data-root: the config has no `data_root` to replace')
     old = old.rstrip('/')
     data = [v for k, v in cfg.items() if k.endswith(('_dataloader', '_evaluator'))]

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from mmrecnext.engine.configs import nodes, type_of
 from mmrecnext.engine.data import leaf_datasets
 from mmrecnext.errors import ConfigError, is_integer, is_number
+
+DICTS = {
+    *('auto_scale_lr', 'default_hooks', 'env_cfg', 'log_processor', 'model'),
+    *('optim_wrapper', 'randomness', 'test_cfg', 'train_cfg', 'val_cfg', 'visualizer'),
+}
+SET = ('env_cfg', 'model', 'randomness')
+"""Those that are never None; they can be left out."""
 
 NEEDED = {
     'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
@@ -44,24 +54,45 @@ def check_settings(cfg: Config, splits: Sequence[str], name: str):
     Raises:
         ConfigError: naming the settings that are missing or impossible.
     """
+    check_kinds(cfg)
     check_needed(cfg, splits, name)
     check_machine(cfg)
     for field, settings, least in _counted(cfg, splits):
         if not isinstance(settings, Mapping):
             raise ConfigError(f'{field} is a dict of settings, got {settings!r}')
         check_counts(field, settings, least)
-    for hook in cfg.get('custom_hooks') or ():
-        if isinstance(hook, str):
-            raise ConfigError(
-                f'custom_hooks is a list of dicts, got {hook!r} in it. --cfg-options '
-                'cannot say such: write it into the config'
-            )
     for node in nodes(cfg.get('model')):
         check_model(node)
     for split in splits:
         for metric in nodes(cfg.get(f'{split}_evaluator')):
             check_metric(f'{split}_evaluator', metric)
         check_loader(f'{split}_dataloader', cfg.get(f'{split}_dataloader') or {})
+
+
+def check_kinds(cfg: Config):
+    """Check that what MMEngine takes for settings, or a list of them, is such.
+
+    Raises:
+        ConfigError: naming the first that is something else.
+    """
+    for key in DICTS & cfg.keys():
+        value = cfg[key]
+        if not isinstance(value, Mapping) and (value is not None or key in SET):
+            raise ConfigError(f'{key} is a dict of settings, got {value!r:.80}')
+    hooks = cfg.get('custom_hooks') or ()
+    for hook in hooks if isinstance(hooks, Iterable) else [hooks]:
+        if not isinstance(hook, Mapping | Hook):
+            raise ConfigError(
+                f'custom_hooks is a list of dicts, got {hook!r} in it. --cfg-options '
+                'cannot say such: write it into the config'
+            )
+    schedule = cfg.get('param_scheduler') or ()
+    for each in schedule if isinstance(schedule, list | tuple) else [schedule]:
+        if not isinstance(each, Mapping):
+            raise ConfigError(
+                f'param_scheduler is a dict of settings or a list of them, got '
+                f'{schedule!r:.80}'
+            )
 
 
 def check_needed(cfg: Config, splits: Sequence[str], name: str):
@@ -74,8 +105,6 @@ def check_needed(cfg: Config, splits: Sequence[str], name: str):
         missing = [key for key in NEEDED[split] if cfg.get(key) is None]
         if missing:
             raise ConfigError(f'{name} has no {" and no ".join(missing)}: add it')
-    if not isinstance(cfg.get('model', {}), Mapping):
-        raise ConfigError(f'model is a dict of settings, got {cfg.model!r}')
     for split in ('val', 'test'):
         parts = [f'{split}_{part}' for part in ('dataloader', 'cfg', 'evaluator')]
         missing = [part for part in parts if cfg.get(part) is None]
@@ -95,7 +124,13 @@ def check_machine(cfg: Config):
     level = cfg.get('log_level', 'INFO')
     if level not in LOG_LEVELS:
         raise ConfigError(f'log_level is one of {", ".join(LOG_LEVELS)}, got {level!r}')
-    seed = (cfg.get('randomness') or {}).get('seed')
+    randomness = cfg.get('randomness') or {}
+    known = [*signature(Runner.set_randomness).parameters][1:]
+    if unknown := sorted(randomness.keys() - {*known}):
+        raise ConfigError(
+            f'randomness has no {", ".join(unknown)}; it has {", ".join(known)}'
+        )
+    seed = randomness.get('seed')
     if not (seed is None or (is_integer(seed, 0) and seed < MOST_SEEDS)):
         raise ConfigError(
             f'randomness.seed is None or from 0 to {MOST_SEEDS - 1}, got {seed!r}'

@@ -14,6 +14,7 @@ from torch import nn
 
 from mmrecnext import RecNeXt
 from mmrecnext.cli import chosen_device
+from mmrecnext.engine.build import build_runner
 from mmrecnext.engine.channels import check_channels
 from mmrecnext.engine.configs import read_config
 from mmrecnext.engine.data.samples import CheckedPipeline
@@ -103,6 +104,15 @@ def test_what_loaders_cannot_have_together_is_told(field, value, message):
             r"^test_cfg\.mode is whole or slide, got 'slid'",
         ),
         (dict(custom_hooks=['EMAHook']), "list of dicts, got 'EMAHook' in it"),
+        (dict(custom_hooks=5), 'list of dicts, got 5 in it'),
+        (dict(randomness=5), '^randomness is a dict of settings, got 5'),
+        (dict(randomness=None), '^randomness is a dict of settings, got None'),
+        (dict(randomness=dict(sed=5)), '^randomness has no sed; it has seed, '),
+        (dict(env_cfg=['spawn']), r"^env_cfg is a dict .* got \['spawn'\]"),
+        (dict(default_hooks=[]), r'^default_hooks is a dict .* got \[\]'),
+        (dict(auto_scale_lr=True), '^auto_scale_lr is a dict of settings, got True'),
+        (dict(optim_wrapper='AdamW'), "^optim_wrapper is a dict .* got 'AdamW'"),
+        (dict(param_scheduler=[1]), r'^param_scheduler is a dict .* got \[1\]'),
         (dict(model__data_preprocessor=dict(std=[0, 1, 1])), r'positive.* \[0, 1, 1\]'),
         (dict(model__data_preprocessor=dict(std=58)), 'positive, one .* got 58'),
         (
@@ -131,6 +141,8 @@ def test_possible_settings_pass():
         default_hooks__checkpoint__interval=-1,
         default_hooks__timer=None,
         randomness=dict(seed=None),
+        auto_scale_lr=None,
+        param_scheduler=dict(type='LinearLR'),
     )
     check_settings(cfg, ('train', 'val'), 'mine.py')
 
@@ -159,6 +171,14 @@ def test_pipelines_leave_something_of_a_picture(pipeline, expected):
     cfg.train_dataloader.dataset.pipeline = pipeline
     with pytest.raises(ConfigError, match=expected):
         check_settings(cfg, ('train',), 'mine.py')
+
+
+def test_an_unknown_runner_is_told():
+    cfg = config(runner_type='RecNextRunner')
+    with pytest.raises(
+        ConfigError, match=r'^runner_type: .*did you mean RecNeXtRunner'
+    ):
+        build_runner(cfg)
 
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])

@@ -261,6 +261,17 @@ def test_the_closing_line_is_never_empty(metrics, missing, remarks, said):
     assert tool('test').closing(metrics, missing, remarks) == said
 
 
+def test_settings_are_checked_before_they_are_looked_into(monkeypatch, tmp_path):
+    test = tool('test')
+    options = ['test_dataloader._delete_=True', 'test_dataloader.batch_size=1']
+    words = ['tools/test.py', SEG, tmp_path / 'none.pth', '--cfg-options', *options]
+    monkeypatch.setattr(sys, 'argv', [*map(str, words)])
+    with pytest.raises(
+        SystemExit, match=r'test_dataloader\.dataset is a dict of .*None'
+    ):
+        run(test.main, test.parse_args())
+
+
 class Interrupt(Hook):
     """Sends Ctrl-C as the second batch begins."""
 
