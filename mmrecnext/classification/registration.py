@@ -40,7 +40,6 @@ from mmrecnext.models.classifier import (
     MLLAClassifier,
     RecNeXtClassifier,
 )
-from mmrecnext.models.mlla import TURNS
 from mmrecnext.pretrained import (
     DROP_PATH_RATES,
     FIGURES,
@@ -149,7 +148,6 @@ def checkpoint_filter_fn(
     own = model.state_dict()
     cfg: Any = model.pretrained_cfg
     adapted = {f'{cfg["first_conv"]}.weight'} & weights.keys()
-    adapted |= {key for key in own if key.endswith(TURNS)}  # of any size, or none
     if model.num_classes != cfg['num_classes']:
         adapted |= {key for key in own if key.startswith(HEAD)}
     unchanged = weights | {key: own[key] for key in adapted}

@@ -467,8 +467,7 @@ class MLLA(Backbone):
     def own_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Leave out what a classifier has and this model has not, and add the reverse.
 
-        Norms of maps begin as they are, unless ``weights`` have some, and turns of
-        queries and keys stay.
+        Norms of maps begin as they are, unless ``weights`` have some.
 
         Args:
             weights: of a backbone or classifier, by key.
@@ -482,5 +481,4 @@ class MLLA(Backbone):
             if not key.startswith(('norm.', last))
             and (key in own or not key.startswith(norms))
         }
-        turns = {k: v for k, v in own.items() if k.endswith(TURNS)}
-        return {k: v for k, v in own.items() if k.startswith(norms)} | kept | turns
+        return {k: v for k, v in own.items() if k.startswith(norms)} | kept

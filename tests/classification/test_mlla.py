@@ -6,9 +6,10 @@ import torch
 from timm.models import group_parameters
 from torch import nn
 
-import mmrecnext.classification  # noqa: F401  registers the models
 from mmrecnext import MLLA_ARCHS
 from mmrecnext.archs import MLLA_MIXERS
+from mmrecnext.checkpoint.convert import model_of
+from mmrecnext.classification.loading import load_classifier, load_with_new_heads
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.models import MLLAClassifier
 from tests.helpers import randomise
@@ -118,6 +119,22 @@ class TestFile:
         )
         for key, value in model.state_dict().items():
             assert torch.equal(value, weights[key]), key
+
+    @pytest.mark.parametrize('size', [None, 3])
+    def test_turns_of_any_size_or_none_are_accepted(self, weights, tmp_path, size):
+        """As of a model that was trained on pictures of another size."""
+        for key in [key for key in weights if key.endswith('rotations')]:
+            weights[key] = torch.zeros(size or 1, size or 1, 16, 2)
+            if size is None:
+                weights.pop(key)
+        file = tmp_path / 'x.pth'
+        torch.save({'model': weights}, file)
+        name = 'mlla_nano_recattn_rope'
+        converted = model_of(weights, 'x.pth')
+        begun = MLLAClassifier('nano_recattn_rope', 5)
+        load_with_new_heads(begun, str(file))
+        for model in (load_classifier(name, str(file)), converted, begun):
+            assert torch.equal(model.head.weight, weights['head.weight'])
 
     def test_other_classes_get_a_new_head(self, weights, tmp_path):
         model = self.create(weights, tmp_path, num_classes=3)
