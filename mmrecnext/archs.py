@@ -18,7 +18,7 @@ from mmrecnext.errors import (
     OptionError,
     check_flag,
     check_option,
-    did_you_mean,
+    closest,
     is_integer,
     is_number,
     is_settings,
@@ -294,7 +294,7 @@ class MLLAArch:
         return tuple(4 * 2**stage for stage in range(NUM_STAGES))
 
 
-A = TypeVar('A', Arch, MLLAArch)
+A = TypeVar('A', bound=Arch | MLLAArch)
 
 MLLA_ARCHS = {
     f'{size}_{mixer}': MLLAArch(embed_dim, depths, mixer)
@@ -328,7 +328,7 @@ def get_arch(arch: str | Mapping[str, Any]) -> Arch:
         {'type': 'RecConv', 'level': 4, 'kernel_size': 7}
     """
     if isinstance(arch, str):
-        return published(arch, ARCHS, 'recnext_')
+        return published(arch, ARCHS)
     check_option('arch', arch, is_settings(arch), 'a name or a dict of settings')
 
     settings = dict(arch)
@@ -360,7 +360,7 @@ def get_mlla_arch(arch: str | Mapping[str, Any]) -> MLLAArch:
         (48, 96, 192, 384)
     """
     if isinstance(arch, str):
-        return published(arch, MLLA_ARCHS, 'mlla_')
+        return published(arch, MLLA_ARCHS)
     check_option('arch', arch, is_settings(arch), 'a name or a dict of settings')
 
     settings = dict(arch)
@@ -369,9 +369,16 @@ def get_mlla_arch(arch: str | Mapping[str, Any]) -> MLLAArch:
 
 
 def is_mlla(arch: Any) -> bool:
-    """Tell whether a name, or the ``base`` of settings, is that of an MLLA."""
+    """Tell whether a name, or the ``base`` of settings, is that of an MLLA.
+
+    Raises:
+        OptionError: for an unknown name, naming those of both.
+    """
     name = arch.get('base') if isinstance(arch, Mapping) else arch
-    return isinstance(name, str) and name in MLLA_ARCHS
+    if not isinstance(name, str):
+        return False
+    archs: dict[str, Arch | MLLAArch] = {**ARCHS, **MLLA_ARCHS}
+    return isinstance(published(name, archs), MLLAArch)
 
 
 def timm_name(arch: str) -> str:
@@ -379,16 +386,33 @@ def timm_name(arch: str) -> str:
     return f'{"mlla" if arch in MLLA_ARCHS else "recnext"}_{arch}'
 
 
-def published(name: str, table: Mapping[str, A], prefix: str) -> A:
-    """Look up an arch in a table; timm's name of the model has a ``prefix``."""
-    if name not in table:
-        hint = did_you_mean(name.lower().removeprefix(prefix), table)
-        for family, others in (('RecNeXt', ARCHS), ('MLLA', MLLA_ARCHS)):
-            if name in others:
-                hint = f"it is one of type='mmrecnext.{family}'."
-        hint = f'{hint} The' if hint else 'the'
-        raise OptionError(f'unknown arch {name!r}; {hint} archs are {", ".join(table)}')
-    return table[name]
+def nearest_archs(name: str) -> list[str]:
+    """Return up to three archs, RecNeXt or MLLA, that a name may be a slip of.
+
+    Args:
+        name: one, or that of a model.
+    """
+    short = name.lower().removeprefix('recnext_').removeprefix('mlla_')
+    known = [*ARCHS, *MLLA_ARCHS]
+    return closest(short, known) or closest(short, known, cutoff=0.5)  # m7: m5
+
+
+def published(name: str, table: Mapping[str, A]) -> A:
+    """Look up an arch in a table.
+
+    Raises:
+        OptionError: for an unknown name, naming the nearest and all of the table.
+    """
+    if name in table:
+        return table[name]
+    near = nearest_archs(name)
+    hint = 'the'
+    if own := [arch for arch in near if arch in table]:
+        hint = f'did you mean {" or ".join(own)}? The'
+    elif near:
+        family = 'MLLA' if near[0] in MLLA_ARCHS else 'RecNeXt'
+        hint = f"{near[0]} is one of type='mmrecnext.{family}'. The"
+    raise OptionError(f'unknown arch {name!r}; {hint} archs are {", ".join(table)}')
 
 
 def changed(base: A, settings: Mapping[str, Any], others: Sequence[str]) -> A:

@@ -9,7 +9,7 @@ from itertools import product
 
 import torch
 
-from mmrecnext.archs import ARCHS, MLLA_ARCHS, timm_name
+from mmrecnext.archs import ARCHS, MLLA_ARCHS, nearest_archs, timm_name
 from mmrecnext.errors import OptionError, closest
 from mmrecnext.export.engines import ENGINES, engines_for
 from mmrecnext_autoload import choices
@@ -79,7 +79,7 @@ def kind_of(model: str) -> str:
     if model in known:
         return 'timm'
     own = [*map(timm_name, (*ARCHS, *MLLA_ARCHS))]
-    close = closest(model, [*own, *known])
+    close = closest(model, [*own, *known]) or [*map(timm_name, nearest_archs(model))]
     hint = f'similar are {", ".join(close)}' if close else 'timm.list_models() lists'
     raise OptionError(
         f'unknown model {model!r}: it is none of {", ".join(own)}, no '

@@ -9,13 +9,13 @@ from mmengine.logging import print_log
 from timm.models import create_model, is_model, list_models
 from torch import Tensor, nn
 
-from mmrecnext.archs import ARCHS, MLLA_ARCHS, timm_name
+from mmrecnext.archs import ARCHS, MLLA_ARCHS, nearest_archs, timm_name
 from mmrecnext.checkpoint import read_checkpoint
 from mmrecnext.checkpoint.fit import check_fit, sizes_of_classifier, with_weights
 from mmrecnext.checkpoint.weights import HEAD
 from mmrecnext.classification.registration import chosen_weights
 from mmrecnext.engine.named import named
-from mmrecnext.errors import OptionError, did_you_mean
+from mmrecnext.errors import OptionError, closest
 from mmrecnext.models.classifier import Classifier, classifier_class
 from mmrecnext.models.fusion import fuse_conv_norms
 from mmrecnext.pretrained import get_pretrained
@@ -78,8 +78,12 @@ def make_classifier(arch: str | Mapping[str, Any], **options: Any) -> nn.Module:
     known = [*ARCHS, *MLLA_ARCHS]
     name = timm_name(arch) if arch in known else arch
     if ':' not in name and not is_model(name):
-        hint = did_you_mean(arch, [*known, *list_models()])
-        raise OptionError(f'neither RecNeXt nor timm has a model {arch!r}; {hint}')
+        near = closest(arch, [*known, *list_models()]) or nearest_archs(arch)
+        hint = f'did you mean {" or ".join(near)}? The' if near else 'the'
+        raise OptionError(
+            f'neither RecNeXt nor timm has a model {arch!r}; {hint} archs are '
+            f'{", ".join(known)}, and timm.list_models() lists others'
+        )
     return create_model(name, **options)
 
 

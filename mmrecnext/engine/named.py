@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmrecnext.archs import ARCHS, MLLA_ARCHS, is_mlla, timm_name
+from mmrecnext.archs import ARCHS, MLLA_ARCHS, is_mlla, nearest_archs, timm_name
 from mmrecnext.engine.configs import SUFFIXES, read_config
 from mmrecnext.errors import OptionError, is_settings
 from mmrecnext.pretrained import (
@@ -97,7 +97,9 @@ def arch_of(name: str) -> str:
         return get_pretrained(name).arch
     except OptionError as error:
         known = ', '.join(map(timm_name, (*ARCHS, *MLLA_ARCHS)))
+        near = ' or '.join(map(timm_name, nearest_archs(name)))
+        hint = f'did you mean {near}? The' if near else 'the'
         raise OptionError(
-            f'unknown model {name!r}; the models are {known}, or a dict that changes '
-            "one, such as {'base': 'm3', 'mixer': {'kernel_size': 7}}"
+            f'unknown model {name!r}; {hint} models are {known}, or a dict that '
+            "changes one, such as {'base': 'm3', 'mixer': {'kernel_size': 7}}"
         ) from error

@@ -130,6 +130,8 @@ def test_export(arch, options, told, tmp_path, monkeypatch, capsys):
 
 def test_benchmark_knows_an_mlla():
     assert kind_of('mlla_nano_recattn') == kind_of('nano_recattn') == 'mlla'
+    with pytest.raises(OptionError, match=r'mlla_nano_\w+, .*similar are recnext_m5'):
+        kind_of('m7')
     forms = ('original', 'train', 'deploy')
     cases = grid(['mlla_nano_recattn'], forms, works=('forward', 'step'))
     assert [(case.work, case.form) for case in cases] == (
@@ -143,6 +145,7 @@ def test_benchmark_knows_an_mlla():
     ('name', 'message'),
     [
         ('mlla_nano', 'unknown model .*mlla_nano_baseline.* or a dict that changes'),
+        ("{'base': 'mlla_nano_rope'}", r'did you mean nano_recattn_rope or .*m0, m1'),
         ("{'base': m3}", 'is no dict of settings, such as'),
         ('mask_rcnn_recnext_m3_coco.py', r'no config of a classifier: no `model\.arch'),
     ],

@@ -472,5 +472,5 @@ def test_get_flops_prints_a_table():
     )
     done = run_tool('tools/get_flops.py', 'recnext_m9')
     assert done.returncode == 1
-    known = 'the models are recnext_m0, recnext_m1'
-    assert f"unknown model 'recnext_m9'; {known}" in done.stderr
+    near = 'did you mean recnext_m5 or recnext_m4 or recnext_m3? The models are'
+    assert f"unknown model 'recnext_m9'; {near} recnext_m0, recnext_m1" in done.stderr

@@ -17,6 +17,7 @@ from mmrecnext.classification import (
     load_classifier,
     registration,
 )
+from mmrecnext.classification.loading import make_classifier
 from mmrecnext.errors import CheckpointError, OptionError
 from mmrecnext.pretrained import FIGURES
 from tests.helpers import golden_input, golden_weights
@@ -302,3 +303,19 @@ def test_fusing_scripts(golden_states, arch, fuse):
     assert not any('running_mean' in key for key in fused.state_dict())
     error = (fused(image) - logits).abs().max() / logits.std()
     assert error <= 1e-13
+
+
+@pytest.mark.parametrize(
+    ('name', 'hint'),
+    [
+        ('m7', 'did you mean m5 or m4 or m3? The'),
+        ('mlla_nano', 'did you mean mlla_nano_'),
+        ('x', 'the'),
+    ],
+)
+def test_a_name_of_no_model_is_answered_by_the_nearest_and_all_archs(name, hint):
+    with pytest.raises(OptionError) as caught:
+        make_classifier(name)
+    assert f"has a model '{name}'; {hint}" in str(caught.value)
+    assert 'archs are m0, m1' in str(caught.value)
+    assert 'mini_recattn, and timm.list_models() lists' in str(caught.value)

@@ -297,7 +297,7 @@ class TestPretrained:
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(arch='m3'), "unknown arch 'm3'; it is one of type='mmrecnext.RecNeXt'"),
+        (dict(arch='m3'), "unknown arch 'm3'; m3 is one of type='mmrecnext.RecNeXt'"),
         (dict(arch='nano'), "unknown arch 'nano'; .*archs are nano_baseline"),
         (dict(arch=dict(mixer='attn')), 'mixer` is one of baseline, .*recattn, got'),
         (dict(arch=dict(embed_dim=30)), 'multiple of 4'),

@@ -233,7 +233,8 @@ def test_other_image_channels():
 @pytest.mark.parametrize(
     ('options', 'error', 'message'),
     [
-        (dict(arch='m9'), OptionError, 'm0, m1, m2, m3, m4, m5'),
+        (dict(arch='m9'), OptionError, r'm5 or m4 or m3\? The archs are m0, m1, m2'),
+        (dict(arch='nano_recatn'), OptionError, 'nano_recattn is one of .*MLLA'),
         (dict(arch='M3'), OptionError, r'did you mean m3\? The archs are m0'),
         (dict(arch='recnext_m3'), OptionError, r'did you mean m3\?'),
         (dict(arch='t_shared'), OptionError, r'did you mean t_share_channel\?'),

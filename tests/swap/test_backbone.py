@@ -403,6 +403,15 @@ def test_what_cannot_be_swapped_says_why(name, message):
         swapped(name)
 
 
+@pytest.mark.parametrize('form', [str, lambda name: dict(base=name)])
+@pytest.mark.parametrize(
+    ('name', 'near'), [('m7', 'm5 or m4 or m3'), ('nano_recatn', 'nano_recattn or')]
+)
+def test_an_unknown_arch_is_answered_by_those_of_both_kinds(name, near, form):
+    with pytest.raises(OptionError, match=f'did you mean {near}.*m0, .*mini_recattn'):
+        swap_backbone('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', form(name))
+
+
 def break_head(model):
     model.decode_head.in_channels = 2047
 
