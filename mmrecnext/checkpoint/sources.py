@@ -25,7 +25,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmrecnext.checkpoint.files import read_file
 from mmrecnext.compat import without_mmcls_prefix
-from mmrecnext.errors import CheckpointError, OptionError, closest
+from mmrecnext.errors import CheckpointError, OptionError, brief, did_you_mean
 from mmrecnext.pretrained import (
     HUB_OWNER,
     HUB_PREFIXES,
@@ -193,10 +193,8 @@ def _look_up(scheme: str, name: str) -> str:
     if scheme in ('open-mmlab', 'openmmlab'):
         name = mmengine.get_deprecated_model_names().get(name, name)
     if name not in table:
-        close = closest(name, table) or sorted(table)[:3]
-        raise CheckpointError(
-            f'{scheme}:// has no checkpoint {name}; it has {", ".join(close)}'
-        )
+        hint = did_you_mean(name, table) or f'it has {brief(sorted(table))}'
+        raise CheckpointError(f'{scheme}:// has no checkpoint {name}; {hint}')
     if table[name].startswith(URLS):
         return table[name]
     home: str = mmengine._get_mmengine_home()

@@ -99,7 +99,7 @@ def locate(name: str | Path) -> Path:
             below.
 
     Raises:
-        ConfigError: where there is none, naming the closest.
+        ConfigError: where there is none, naming the closest, or where others are.
     """
     package, _, inner = str(name).rpartition('::')
     if package and not is_found(package):
@@ -124,12 +124,16 @@ def locate(name: str | Path) -> Path:
             f'there is no config {name} in {folder}; did you mean '
             f'{" or ".join(elsewhere)}?'
         )
-    sought = str(name) if package else file.name
-    close = closest(sought, named, cutoff=0)
-    raise ConfigError(
-        f'there is no config {name}; of those in {folder}, the closest are '
-        f'{", ".join(close)}'
-    )
+    if close := _closest(file.stem, named):
+        hint = f'of those in {folder}, the closest are {", ".join(close)}'
+    elif package:
+        hint = f'those of {package} are in {folder}'
+    else:
+        hint = (
+            f'those of mmrecnext are in {folder}, those of a framework have names such '
+            'as mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+        )
+    raise ConfigError(f'there is no config {name}; {hint}')
 
 
 @cache  # MMEngine reads what is installed anew each time, for a fifth of a second
@@ -151,8 +155,20 @@ def _in_frameworks(name: str) -> list[str]:
         f'{package}::{file.relative_to(configs_of(package)).as_posix()}'
         for package in filter(is_found, FRAMEWORKS)
         for file in sorted(configs_of(package).rglob('*.py'))
-        if file.name == name
+        if file.name == name and not _is_base(file)
     ]
+
+
+def _closest(stem: str, named: Mapping[str, Path]) -> list[str]:
+    """Return the names of configs whose files are called nearly as one that is not."""
+    whole = {name: file for name, file in named.items() if not _is_base(file)}
+    near = closest(stem, {file.stem for file in whole.values()})
+    return [name for x in near for name, file in whole.items() if file.stem == x]
+
+
+def _is_base(file: Path) -> bool:
+    """Tell whether a config is but a part of others."""
+    return '_base_' in file.parts
 
 
 def spell_out(cfg: Config) -> Config:

@@ -590,11 +590,13 @@ class TestOtherModels:
         for loaded in (self.load(source), read_checkpoint(source)):
             assert loaded['state_dict'][key] == 1
 
-    def test_an_unknown_name(self):
-        with pytest.raises(
-            CheckpointError, match=r'has no checkpoint resnet5; .*resnet50'
-        ):
-            read_checkpoint('torchvision://resnet5')
+    @pytest.mark.parametrize(
+        ('name', 'hint'),
+        [('resnet5', 'did you mean resnet50'), ('x', r'it has alexnet, .*more$')],
+    )
+    def test_an_unknown_name(self, name, hint):
+        with pytest.raises(CheckpointError, match=f'has no checkpoint {name}; {hint}'):
+            read_checkpoint(f'torchvision://{name}')
 
 
 def test_files_of_timm_load_whatever_timm_has_read(tmp_path):

@@ -259,6 +259,10 @@ def test_bare_names_are_found_below_configs():
             'retinanet_r50_fpn_1x_coco.py',
             r'did you mean mmdet::retinanet/retinanet_r50_fpn_1x_coco\.py\?',
         ),
+        ('in1k_30e.py', r'those of mmrecnext are in .*configs, those of a framework'),
+        ('my_dino.py', r'names such as mmdet::retinanet/retinanet_r50_fpn_1x_coco\.py'),
+        ('mmseg::ade20k.py', r'those of mmseg are in .*mmseg/\.mim/configs$'),
+        ('ade20k.py', 'those of mmrecnext are in'),
         (
             'nosuch::x.py',
             f'nosuch is no framework; those are {names_of()}',
@@ -268,6 +272,13 @@ def test_bare_names_are_found_below_configs():
 def test_a_config_that_is_not_there_is_answered_by_the_closest(read, name, message):
     with pytest.raises(ConfigError, match=f'^there is no config {name}.*{message}'):
         read(name)
+
+
+def test_a_folder_that_is_not_there_has_a_file_of_that_name_elsewhere():
+    with pytest.raises(ConfigError) as caught:
+        read_config('mmdet::retina/retinanet_r50_fpn_1x_coco.py')
+    first = str(caught.value).partition('closest are ')[2].split(',')[0]
+    assert first == 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 
 
 def shallow(arch):
