@@ -49,6 +49,15 @@ def is_symbolic() -> bool:
     )
 
 
+def gathered_batches(wrapper: Any) -> int:
+    """Return how many batches the wrapper of an optimizer gathers for a step.
+
+    That of several optimizers, which gather each by itself, tells none.
+    """
+    count: int = getattr(wrapper, '_accumulative_counts', 1)
+    return count
+
+
 def has_hooks(*modules: nn.Module) -> bool:
     """Tell whether a call of ``modules``, or of a part, runs more than its forward."""
     if _has_any_global_hook():

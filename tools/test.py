@@ -114,7 +114,7 @@ def main(args: argparse.Namespace):
         runner.register_hook(DumpHook(args.out))
     elif args.out and not args.out.endswith('.json'):
         runner.register_hook(LabelMapHook(args.out))
-    write_whole(runner.test_evaluator.metrics)
+    files = write_whole(runner.test_evaluator.metrics)
     if args.report:
         title = Path(args.config).stem
         runner.register_hook(
@@ -127,7 +127,7 @@ def main(args: argparse.Namespace):
         report = args.report and Path(args.report, 'index.html')
         for kind, place in (
             ('pictures', args.show_dir),
-            ('predictions', args.out),
+            ('predictions', ', '.join(files) or args.out),
             ('report', report),
             ('log', runner.log_dir),
         ):

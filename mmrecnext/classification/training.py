@@ -23,6 +23,7 @@ from mmrecnext.classification import mistakes, recipe  # noqa: F401  registered 
 from mmrecnext.classification.loading import load_with_new_heads, make_classifier
 from mmrecnext.classification.registration import chosen_weights
 from mmrecnext.engine.runner import Runner
+from mmrecnext.engine.saving import gathers_gradients
 from mmrecnext.errors import (
     CheckpointError,
     ConfigError,
@@ -255,7 +256,9 @@ class AveragedWeightsHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        """Take in the weights of a step."""
+        """Take in the weights of a step, which may gather gradients of several."""
+        if gathers_gradients(runner):
+            return
         self.average.update(classifier_in(runner).backbone)
 
     def after_train_epoch(self, runner: Runner) -> None:

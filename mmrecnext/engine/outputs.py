@@ -55,19 +55,26 @@ def save_coco_json(cfg: Config, out: str):
         metric.outfile_prefix = out.removesuffix('.json')
 
 
-def write_whole(metrics: Iterable[Any]) -> None:
-    """Have metrics of COCO write each of their files whole, or not at all."""
+def write_whole(metrics: Iterable[Any]) -> list[str]:
+    """Have metrics of COCO write each of their files whole, or not at all.
+
+    Returns:
+        The names of these files, once they are written.
+    """
+    files: list[str] = []
     for metric in metrics:
         if getattr(metric, 'outfile_prefix', None) and hasattr(metric, 'results2json'):
-            metric.results2json = _written_elsewhere_first(metric.results2json)
+            metric.results2json = _written_elsewhere_first(metric.results2json, files)
+    return files
 
 
-def _written_elsewhere_first(write: Callable) -> Callable:
+def _written_elsewhere_first(write: Callable, files: list[str]) -> Callable:
     def results2json(results: Any, outfile_prefix: str) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as folder:
             written = write(results, os.path.join(folder, 'found')) or {}
-            for file in Path(folder).iterdir():
+            for file in sorted(Path(folder).iterdir()):
                 write_file(_moved(file, outfile_prefix), file.read_bytes())
+                files.append(_moved(file, outfile_prefix))
         return {kind: _moved(file, outfile_prefix) for kind, file in written.items()}
 
     return results2json

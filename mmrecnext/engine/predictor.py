@@ -225,7 +225,7 @@ class Predictor:
             ConfigError: where the one cannot be read or the other be written.
         """
         reader = mmcv.VideoReader(str(video))
-        if reader.frame_cnt < 1:
+        if reader.read() is None:  # the number of frames is not always told
             raise ConfigError(f'{video} is not a video that OpenCV can read')
         found: list[dict[str, Any]] = []
         size = reader.resolution
@@ -309,8 +309,8 @@ def checked_boxes(
 
 
 def frames_of(video: Path) -> int:
-    """Return how many frames a video has, 0 of one that OpenCV cannot read."""
-    return len(mmcv.VideoReader(str(video)))
+    """Return how many frames a video says that it has, 0 of one that tells none."""
+    return max(0, int(mmcv.VideoReader(str(video)).frame_cnt))
 
 
 def split_pipeline(pipeline: Sequence[Any]) -> tuple[Compose, Compose]:

@@ -19,6 +19,7 @@ from mmengine.runner import Runner as MMEngineRunner
 
 from mmrecnext.checkpoint import OWN_READER, explained_misfit, named_weights
 from mmrecnext.checkpoint.weights import check_values
+from mmrecnext.compat import gathered_batches
 from mmrecnext.engine.channels import check_channels
 from mmrecnext.engine.data import DataHook, check_class_names, describe_empty
 from mmrecnext.engine.loops import going_on_amid
@@ -263,6 +264,15 @@ class Runner(MMEngineRunner):
             if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
                 raise ConfigError(describe_unknown(kind, OPTIMIZERS))
         return super().build_optim_wrapper(optim_wrapper)
+
+    def scale_lr(self, optim_wrapper, auto_scale_lr=None):
+        """Scale the learning rate to the batch at hand, of all that a step gathers."""
+        gathered = gathered_batches(optim_wrapper)
+        if gathered > 1 and auto_scale_lr and auto_scale_lr.get('enable'):
+            self.logger.info(f'A step gathers the gradients of {gathered} batches')
+            base = auto_scale_lr['base_batch_size'] / gathered
+            auto_scale_lr = {**auto_scale_lr, 'base_batch_size': base}
+        super().scale_lr(optim_wrapper, auto_scale_lr)
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs):

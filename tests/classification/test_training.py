@@ -1,11 +1,13 @@
 import math
 import random
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import timm
 import torch
+from mmengine.optim import OptimWrapper
 from timm.data import Mixup, create_dataset, create_transform
 from timm.data.distributed_sampler import RepeatAugSampler
 from timm.loss import SoftTargetCrossEntropy
@@ -19,7 +21,7 @@ from mmrecnext import RecNeXt
 from mmrecnext.checkpoint import load_pretrained, read_checkpoint
 from mmrecnext.classification import loading
 from mmrecnext.classification.registration import chosen_weights
-from mmrecnext.classification.training import ImageClassifier
+from mmrecnext.classification.training import AveragedWeightsHook, ImageClassifier
 from mmrecnext.engine.build import build_runner
 from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.runner import SeedHook
@@ -40,6 +42,24 @@ def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp('toy')
     make_toy(folder, size=40)
     return folder
+
+
+def test_averages_take_in_what_a_step_makes_of_several_batches():
+    model = torch.nn.Module()
+    model.backbone, model.evaluated = torch.nn.Linear(1, 1), {}
+    sgd = torch.optim.SGD(model.parameters(), 1.0)
+    wrapper = OptimWrapper(sgd, accumulative_counts=2)
+    runner = SimpleNamespace(model=model, optim_wrapper=wrapper)
+    hook = AveragedWeightsHook(decay=0.5)
+    hook.before_run(runner)
+    hook.before_train(runner)
+    expected = model.backbone.weight.item()
+    for step in range(4):
+        wrapper.update_params(model.backbone(torch.ones(1)).sum())
+        hook.after_train_iter(runner, step)
+        if step % 2:
+            expected = (expected + model.backbone.weight.item()) / 2
+    assert hook.average.module.weight.item() == pytest.approx(expected)
 
 
 @pytest.fixture(scope='module')

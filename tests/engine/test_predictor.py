@@ -15,7 +15,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 
 from mmrecnext.engine.predictions import describe_classes, label_map_of
-from mmrecnext.engine.predictor import Predictor, displayable, middles
+from mmrecnext.engine.predictor import Predictor, displayable, frames_of, middles
 from mmrecnext.engine.segmentation import bound_memory
 from mmrecnext.errors import ConfigError
 from mmrecnext_autoload.signals import termination
@@ -141,6 +141,28 @@ def test_video_is_whole_or_not_there(shapes, tmp_path, monkeypatch):
         predictor.film(tmp_path / 'in.mp4', folder / 'out.mp4')
     assert [*folder.iterdir()] == [folder / 'out.mp4']
     assert (folder / 'out.mp4').read_bytes() == whole
+
+
+def test_a_recording_that_tells_no_length_is_a_video(shapes, tmp_path):
+    """As browsers record, or what was cut off: the duration stands in the end."""
+    cfg = make_config('sem_fpn', shapes)
+    predictor = Predictor(cfg, save_weights(cfg, tmp_path / 'w.pth'))
+    file = tmp_path / 'in.mkv'
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*'MJPG'), 5, (64, 48))
+    for _ in range(2):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    assert frames_of(file) == 2
+    content = bytearray(file.read_bytes())
+    start = content.index(b'\x44\x89\x88')  # the duration, of eight bytes
+    content[start : start + 3] = b'\xec\x89\0'  # a void, of nine
+    file.write_bytes(content)
+    assert frames_of(file) == 0
+    assert len(predictor.film(file, tmp_path / 'out.mp4')) == 2
+    (tmp_path / 'none.mp4').write_bytes(b'no video')
+    assert frames_of(tmp_path / 'none.mp4') == 0
+    with pytest.raises(ConfigError, match='not a video that OpenCV can read'):
+        predictor.film(tmp_path / 'none.mp4', tmp_path / 'out.mp4')
 
 
 def test_detections_are_those_of_a_test(shapes, tmp_path):

@@ -483,6 +483,17 @@ class TestAmidAnEpoch:
         resumed = run(tmp_path / 'run', resume=True, **options)
         assert resumed.losses == {k: v for k, v in whole.losses.items() if k > 3}
 
+    @pytest.mark.parametrize(('gathered', 'rate'), [(1, 0.0025), (4, 0.01)])
+    def test_rates_are_scaled_to_all_that_is_gathered(self, gathered, rate, tmp_path):
+        optim = dict(type='SGD', lr=0.01)
+        wrapper = dict(optimizer=optim, accumulative_counts=gathered)
+        scale = dict(enable=True, base_batch_size=8)
+        seen = run(
+            *(tmp_path, 1), optim_wrapper=wrapper, auto_scale_lr=scale,
+            param_scheduler=None,
+        )  # fmt: skip
+        assert seen.rates[0] == [rate]
+
     def test_gradients_that_are_gathered_are_used_first(self, options, tmp_path):
         wrapper = dict(optimizer=dict(type='AdamW', lr=0.01), accumulative_counts=4)
         options['optim_wrapper'] = wrapper

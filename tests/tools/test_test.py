@@ -145,6 +145,11 @@ class TestDetector:
             assert found and {x['category_id'] for x in found} <= of_content
         assert {'counts', 'size'} <= found[0]['segmentation'].keys()
 
+    def test_names_the_files(self, detected):
+        out, _, log = detected
+        files = ', '.join(str(out.with_suffix(f'.{x}.json')) for x in ('bbox', 'segm'))
+        assert f'\npredictions in {files}\n' in log
+
     def test_says_that_nothing_was_measured(self, detected):
         assert re.search(
             r'^mask_rcnn\S*: nothing was measured: \S+json has', detected[2], re.M
