@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from mmengine.model.utils import _BatchNormXd
 from torch import nn
 from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
@@ -26,6 +27,9 @@ Function = TypeVar('Function', bound=Callable[..., Any])
 
 ONEDNN = torch.ops.mkldnn
 """Operators of oneDNN, which inductor compiles to; a build may lack them."""
+
+PLAIN_BATCH_NORMS = (nn.BatchNorm2d, _BatchNormXd)
+"""Those of one process, where MMEngine puts the latter in the place of SyncBN."""
 
 GLIBC_KEEPS = ((-4, 0), (-1, 2**31 - 1))
 """M_MMAP_MAX and M_TRIM_THRESHOLD of ``malloc.h``: no blocks apart, none returned."""

@@ -34,6 +34,7 @@ CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d)
 # Whose layers compute by what they hold as parameters, buffers and modes, alone.
 REPEATABLE = (
     'mmrecnext.',
+    'mmengine.model.utils',  # what is made of SyncBN
     'torch.nn.modules.batchnorm',
     'torch.nn.modules.container',
     'torch.nn.modules.conv',
@@ -64,7 +65,8 @@ def recompute(
     Gradients and running statistics are those of the plain modules, whatever becomes of
     these before the backward pass. They run by themselves where gradients or fast paths
     are off, under ``torch.compile``, in a trace, with hooks, with layers in ``modules``
-    that this library does not know, and with norms other than ``nn.BatchNorm2d``.
+    that this library does not know, and with norms other than ``nn.BatchNorm2d`` and
+    what MMEngine makes of SyncBN in a single process.
 
     Args:
         before: what is computed first, a method of the module that has ``modules``, or

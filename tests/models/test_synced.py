@@ -6,6 +6,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+from mmengine.model import revert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -93,6 +94,33 @@ def build(base, norm, with_cp):
     torch.manual_seed(1)
     options = dict(norm_cfg=dict(type=norm), with_cp=with_cp)
     return RecNeXt(SMALL[base], **options).double().train()
+
+
+def step(model):
+    """Return the gradients of a step, and how many bytes are kept for them."""
+    kept = {}
+
+    def pack(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss = sum(x.square().sum() for x in model(images()))
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters()}, sum(kept.values())
+
+
+@pytest.mark.parametrize('base', BASES)
+def test_what_mmengine_makes_of_it_in_one_process_is_as_lean(base):
+    single = revert_sync_batchnorm(build(base, 'SyncBN', False))
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in single.modules())
+    plain = build(base, 'BN', False)
+    (own, kept), (expected, needed) = map(step, (single, plain))
+    assert kept == needed
+    for name, grad in expected.items():
+        assert torch.equal(own[name], grad), name
+    for name, buffer in plain.named_buffers():
+        assert torch.equal(single.get_buffer(name), buffer), name
 
 
 def train_half(rank, folder, bases):
