@@ -8,7 +8,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from mmrecnext.compat import PLAIN_BATCH_NORMS, has_hooks
+from mmrecnext.compat import PLAIN_BATCH_NORMS, BatchNorm, has_hooks
 from mmrecnext.ops import fast_paths
 
 aten = torch.ops.aten
@@ -49,7 +49,8 @@ def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
 def is_plain(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Tell whether a layer is a batch norm of one process that learns all it can."""
     return (
-        type(norm) in PLAIN_BATCH_NORMS
+        isinstance(norm, BatchNorm)
+        and type(norm) in PLAIN_BATCH_NORMS
         and norm.affine
         and norm.track_running_stats
         and norm.weight.dtype in (torch.float32, torch.float64)
