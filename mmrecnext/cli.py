@@ -22,7 +22,7 @@ from mmrecnext.engine.misbuilt import describe_misbuilt
 from mmrecnext.engine.prepare import prepare
 from mmrecnext.engine.resume import saved_checkpoints
 from mmrecnext.engine.stopping import first_process, lock
-from mmrecnext.engine.terminal import warnings_logged
+from mmrecnext.engine.terminal import results_apart, warnings_logged
 from mmrecnext.errors import ConfigError, OptionError, UserError, printable
 from mmrecnext.files import remove_unfinished
 from mmrecnext_autoload.choices import is_exported
@@ -165,7 +165,12 @@ def run(main: Callable[..., None], args: argparse.Namespace | None = None):
     """
     logging.raiseExceptions = False  # as where nobody reads the log on the terminal
     try:
-        with termination.answered(), warnings_logged(), ending_with_reader():
+        with (
+            termination.answered(),
+            results_apart(),
+            warnings_logged(),
+            ending_with_reader(),
+        ):
             if args is None:
                 main()
             else:

@@ -9,6 +9,7 @@ pixel of its result).
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from mmrecnext_autoload.arguments import begin, command_line
@@ -50,7 +51,7 @@ from mmrecnext.archs import timm_name
 from mmrecnext.benchmark.operations import named_cost
 from mmrecnext.cli import run
 from mmrecnext.engine.named import named
-from mmrecnext.engine.terminal import tracked
+from mmrecnext.engine.terminal import logged_from, tracked
 from mmrecnext.errors import OptionError
 from mmrecnext.pretrained import FIGURES, INPUT_SIDE, MLLA_FIGURES, MLLA_INPUT_SIDE
 
@@ -78,7 +79,9 @@ def main(args: argparse.Namespace):
         'published',
     ):
         table.add_column(column, justify='right', no_wrap=True)
-    with tracked(args.models or [*ARCHS, *MLLA_ARCHS], 'counting', 'models') as names:
+    models = args.models or [*ARCHS, *MLLA_ARCHS]
+    # Not that batch norms are merged, once a model.
+    with logged_from(logging.WARNING), tracked(models, 'counting', 'models') as names:
         costs = [(name, named_cost(name, shape)) for name in names]
     for name, cost in costs:
         published, label = None, Path(name).stem

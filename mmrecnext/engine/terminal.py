@@ -109,6 +109,52 @@ def warnings_logged() -> Iterator[None]:
         warnings.showwarning = show
 
 
+class ErrorStream:
+    """The error stream, or what a line of progress has put in its place by then."""
+
+    def write(self, text: str) -> int:
+        """Write to it."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Have it written."""
+        sys.stderr.flush()
+
+
+@contextmanager
+def results_apart() -> Iterator[None]:
+    """Have what is logged outside of runs go to the error stream.
+
+    The standard output is left to what a tool prints, and to the log of a run.
+    """
+    logger = MMLogger.get_current_instance()
+    handlers = [x for x in logger.handlers if isinstance(x, logging.StreamHandler)]
+    shown = [(x, x.stream) for x in handlers if not is_file(x)]
+    for handler, _ in shown:
+        handler.setStream(ErrorStream())
+    try:
+        yield
+    finally:
+        for handler, stream in shown:
+            handler.setStream(stream)
+
+
+@contextmanager
+def logged_from(level: int) -> Iterator[None]:
+    """Have MMEngine log nothing that is less grave.
+
+    Args:
+        level: of ``logging``.
+    """
+    logger = MMLogger.get_current_instance()
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 class Message(logging.Formatter):
     """Says a message alone, and how grave it is where it is a warning."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import logging
 import os
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -11,7 +12,6 @@ from contextlib import redirect_stdout
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from mmrecnext.checkpoint import load_network
 from mmrecnext.engine.build import build_network, fit_cpu
 from mmrecnext.engine.data import check_data
-from mmrecnext.engine.terminal import tracked
+from mmrecnext.engine.terminal import logged_from, tracked
 from mmrecnext.engine.unlabelled import metrics_of, missing_annotations
 from mmrecnext.errors import ConfigError
 from mmrecnext.export.predicting import Exported
@@ -68,11 +68,8 @@ def evaluate(cfg: Config, model: BaseModel) -> Figures:
         cfg: not changed.
         model: predicts by its ``test_step``.
     """
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('ERROR')
     scope = DefaultScope.overwrite_default_scope(cfg.default_scope)
-    try:
+    with logged_from(logging.ERROR):
         with scope, redirect_stdout(io.StringIO()):
             loader = Runner.build_dataloader(copy.deepcopy(cfg.test_dataloader))
             evaluator = Evaluator(copy.deepcopy(metrics_of(cfg)))
@@ -83,8 +80,6 @@ def evaluate(cfg: Config, model: BaseModel) -> Figures:
                 evaluator.process(data_samples=samples, data_batch=batch)
         with redirect_stdout(io.StringIO()):  # of pycocotools
             figures: Figures = evaluator.evaluate(len(loader.dataset))
-    finally:
-        logger.setLevel(level)
     return figures
 
 

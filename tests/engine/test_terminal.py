@@ -5,11 +5,18 @@ import logging
 import warnings
 
 import pytest
-from mmengine.logging import MMLogger
+from mmengine.logging import MMLogger, print_log
 from rich.console import Console
 
 from mmrecnext.engine import terminal
-from mmrecnext.engine.terminal import counted, is_for_people, tracked, warnings_logged
+from mmrecnext.engine.terminal import (
+    counted,
+    is_for_people,
+    logged_from,
+    results_apart,
+    tracked,
+    warnings_logged,
+)
 from tests.engine.helpers import run
 
 
@@ -126,3 +133,17 @@ def test_warnings_for_developers_go_to_the_log_file(tmp_path):
     text = (tmp_path / 'run.log').read_text()
     assert 'FutureWarning: this will go' in text and 'would be deprecated' in text
     assert 'this is odd' not in text
+
+
+def test_results_are_apart_from_what_is_logged(capsys):
+    handlers = MMLogger.get_current_instance().handlers
+    before = [handler.stream for handler in handlers]
+    with results_apart():
+        print_log('told', 'current', logging.ERROR)
+        with logged_from(logging.CRITICAL):
+            print_log('not told', 'current', logging.ERROR)
+        print('result')
+    out, said = capsys.readouterr()
+    assert out == 'result\n'
+    assert said.endswith(' - told\n') and said.count('told') == 1
+    assert [handler.stream for handler in handlers] == before

@@ -338,13 +338,14 @@ def folder(tmp_path_factory):
     return place
 
 
-def test_integers(subject, tmp_path):
+def test_integers(subject, tmp_path, capsys):
     """Measured, not judged: off by what 8 bits leave, of pictures as it knows them."""
     file = tmp_path / 'x.xml'
     pictures = smooth(FEWEST, 32, 40)  # made up on the right
     report = export(
         subject, file, 'openvino', (32, 64), dtype='int8', calibration=pictures
     )
+    assert capsys.readouterr().out == ''
     assert all(trial.fits for trial in report.trials)
     assert len(report.times) == 2 and min(report.times) > 0
     images = torch.stack(smooth(4, 32, 64))
