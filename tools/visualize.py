@@ -99,11 +99,12 @@ if __name__ == '__main__':
 import torch
 
 from mmrecnext import RecNeXt
+from mmrecnext.checkpoint import load_pretrained
 from mmrecnext.checkpoint.sources import check_source
 from mmrecnext.cli import run
 from mmrecnext.engine.configs import load_config
 from mmrecnext.engine.predictor import Predictor
-from mmrecnext.engine.terminal import counted
+from mmrecnext.engine.terminal import counted, tracked
 from mmrecnext.errors import ConfigError
 from mmrecnext.plots import check_picture, save_figure
 from mmrecnext.visualize.curves import draw_curves, published_run, read_run
@@ -159,16 +160,13 @@ def show_cam(args: argparse.Namespace):
 
 
 def show_fields(args: argparse.Namespace):
-    """Draw how far networks see."""
-    models = with_weights(args.arch, args.checkpoint)
-    with counted('measuring', 1 + len(models), 'rows and models') as advance:
-        of_recconv, of_models = recconv_fields(), []
-        advance()
-        for title, model in models:
-            of_models.append(model_field(title, model, args.size))
-            advance()
-    kind = f'RecConv of {KERNEL_SIZE} x {KERNEL_SIZE}'
-    return draw_fields({kind: of_recconv, 'last stage': of_models})
+    """Draw how far networks see, beside them RecConv where no weights are named."""
+    models, rows = with_weights(args.arch, args.checkpoint), {}
+    if not args.checkpoint:
+        rows[f'RecConv of {KERNEL_SIZE} x {KERNEL_SIZE}'] = recconv_fields()
+    with tracked(models, 'measuring', 'models') as each:
+        rows['last stage'] = [model_field(*one, args.size) for one in each]
+    return draw_fields(rows)
 
 
 def with_weights(
@@ -192,9 +190,8 @@ def with_weights(
             title, model = f'{arch}\nrandom weights', RecNeXt(arch)
         else:
             title = f'{arch}\n{Path(checkpoint).name}'
-            init = dict(type='Pretrained', checkpoint=checkpoint)
-            model = RecNeXt(arch, init_cfg=init)
-            model.init_weights()
+            model = RecNeXt(arch)
+            load_pretrained(model, checkpoint)
         models.append((title, model))
     return models
 

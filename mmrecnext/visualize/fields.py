@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ SHARE = 0.95
 """Of all influence, what lies in the square that is told as the effective field."""
 
 KERNEL_SIZE = 5
+
+TITLE_WIDTH = 28
+"""Characters above a square."""
 
 
 @dataclass
@@ -133,6 +137,12 @@ def model_field(title: str, model: nn.Module, size: int = 224) -> Field:
     return Field(title, influence(last, 3, size))
 
 
+def wrapped(title: str) -> str:
+    """Break the lines of a title that are wider than a column, as names of files."""
+    lines = title.splitlines() or ['']
+    return '\n'.join(textwrap.fill(line, TITLE_WIDTH) for line in lines)
+
+
 def draw_fields(rows: Mapping[str, Sequence[Field]]) -> Figure:
     """Draw fields, a row of each kind.
 
@@ -143,13 +153,19 @@ def draw_fields(rows: Mapping[str, Sequence[Field]]) -> Figure:
     from matplotlib.patches import Rectangle
 
     columns = max(map(len, rows.values()))
-    figure = new_figure(2.5 * columns + 0.8, 3.0 * len(rows))
+    titles = {
+        name: [wrapped(field.title) for field in fields]
+        for name, fields in rows.items()
+    }
+    # Narrow for its height: else the layout takes the room of titles for squares.
+    lines = sum(1 + max(t.count('\n') for t in row) for row in titles.values())
+    figure = new_figure(2.5 * columns + 0.8, 3.0 * len(rows) + 0.2 * lines)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     image: Any = None
     for axes_of_row, (name, fields) in zip(grid, rows.items(), strict=True):
         for axes in axes_of_row[len(fields) :]:
             axes.set_axis_off()
-        for axes, field in zip(axes_of_row, fields, strict=False):
+        for axes, field, title in zip(axes_of_row, fields, titles[name], strict=False):
             height, width = field.influence.shape
             shown = field.influence.clip(1e-4)
             image = axes.imshow(shown, norm=LogNorm(1e-4, 1), cmap='magma')
@@ -162,7 +178,7 @@ def draw_fields(rows: Mapping[str, Sequence[Field]]) -> Figure:
                     axes.add_patch(
                         Rectangle(corner, side, side, fill=False, ec=colour, ls=style)
                     )
-            axes.set_title(field.title, fontsize=9)
+            axes.set_title(title, fontsize=9)
             axes.set_xticks([0, width - 1], ['0', str(width)], fontsize=7)
             axes.set_yticks([])
             said = f'{SHARE:.0%} in {field.effective} px'
@@ -171,11 +187,11 @@ def draw_fields(rows: Mapping[str, Sequence[Field]]) -> Figure:
             axes.set_xlabel(said, fontsize=9)
         axes_of_row[0].set_ylabel(name, fontsize=10)
     bar = figure.colorbar(image, ax=grid, shrink=0.8)
-    bar.set_label('influence on the middle, share of the largest')
-    squares = (
-        ('#4dd0e1', '-', f'{SHARE:.0%} of the influence'),
-        ('#777777', '--', f'nominal, {KERNEL_SIZE} x 2^level'),
-    )
+    # In two lines, not to be higher than a row: there would be no room for titles.
+    bar.set_label('influence on the middle,\nshare of the largest')
+    squares = [('#4dd0e1', '-', f'{SHARE:.0%} of the influence')]
+    if any(field.nominal for fields in rows.values() for field in fields):
+        squares.append(('#777777', '--', f'nominal, {KERNEL_SIZE} x 2^level'))
     figure.legend(
         handles=[
             Rectangle((0, 0), 1, 1, fill=False, ec=colour, ls=style, label=label)

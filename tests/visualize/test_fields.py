@@ -1,9 +1,12 @@
+import logging
 import runpy
+from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from torch import nn
 
 from mmrecnext import RecNeXt
@@ -47,6 +50,34 @@ def test_picture(tmp_path):
     figure.savefig(tmp_path / 'x.png')
 
 
+@pytest.mark.parametrize(
+    'rows',
+    [{'a': 3}, {'a': 1}, {'a': 5, 'b': 2}],
+    ids=lambda rows: f'{[*rows.values()]}',
+)
+def test_nothing_is_cut_off_or_drawn_over(rows):
+    field = Field('m0\nmask_rcnn_recnext_m0_shapes_epoch_4.pth', np.ones((8, 8)))
+    figure = draw_fields({name: [field] * count for name, count in rows.items()})
+    figure.draw_without_rendering()
+    shown = [
+        *(axes.title for axes in figure.axes),
+        *(axes.xaxis.label for axes in figure.axes),
+        figure.axes[-1].yaxis.label,
+    ]
+    places = [text.get_window_extent() for text in shown if text.get_text()]
+    places.append(figure.legends[0].get_window_extent())
+    for place, other in combinations(places, 2):
+        assert not place.overlaps(other)
+    for place in places:
+        assert min(place.min) >= 0 and all(place.max <= figure.bbox.max)
+
+
+@pytest.mark.parametrize(('nominal', 'count'), [(None, 1), (5, 2)])
+def test_the_legend_names_the_squares_that_are_drawn(nominal, count):
+    legend = draw_fields({'a': [Field('', np.ones((8, 8)), nominal)]}).legends[0]
+    assert len(legend.get_texts()) == count
+
+
 def test_weights_of_the_model_are_left_alone():
     conv = nn.Conv2d(3, 3, 3).requires_grad_(False)
     influence(conv, 3, 9)
@@ -54,17 +85,22 @@ def test_weights_of_the_model_are_left_alone():
     assert torch.is_grad_enabled()
 
 
-def test_the_tool_draws_a_model_with_each_weights(tmp_path, monkeypatch):
+def test_the_tool_draws_a_model_with_each_weights(tmp_path, monkeypatch, caplog):
     torch.manual_seed(1)
     torch.save(RecNeXt('m0').state_dict(), tmp_path / 'trained.pth')
     drawn = []
     tool = runpy.run_path(str(ROOT / 'tools/visualize.py'))
     monkeypatch.setitem(tool['show_fields'].__globals__, 'draw_fields', drawn.append)
+    logger = logging.Logger('log', logging.INFO)
+    logger.addHandler(caplog.handler)
+    monkeypatch.setattr(MMLogger, 'get_current_instance', lambda: logger)
     checkpoints = ['random', str(tmp_path / 'trained.pth')]
     args = SimpleNamespace(arch=['m0', 'm0'], checkpoint=checkpoints, size=32)
     tool['show_fields'](args)
+    assert [*drawn[0]] == ['last stage']
     random, trained = drawn[0]['last stage']
     assert (random.title, trained.title) == ('m0\nrandom weights', 'm0\ntrained.pth')
     assert not np.array_equal(random.influence, trained.influence)
+    assert len(caplog.records) == 1  # not one a parameter
     with pytest.raises(ConfigError, match='1 for 2 models'):
         tool['with_weights'](args.arch, checkpoints[:1])
