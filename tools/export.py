@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--out', required=True, metavar='FILE', help='file to write')
     parser.add_argument(
-        '--format', default='onnx', help=f'{", ".join(FORMATS)} [%(default)s]'
+        '--format', help=f'{", ".join(FORMATS)} [the one whose files end as FILE does]'
     )
     parser.add_argument(
         '--dtype',
@@ -118,16 +118,17 @@ from mmrecnext.export import (
     network_subject,
     published_backbone,
 )
-from mmrecnext.export.formats import find_format
+from mmrecnext.export.formats import find_format, format_of
 from mmrecnext.export.read import source
-from mmrecnext.export.write import check_calibration
+from mmrecnext.export.write import check_calibration, check_place
 from mmrecnext.pretrained import get_pretrained
 
 
 def main(args: argparse.Namespace):
     """Read, write, and tell what the proof has shown."""
-    row = find_format(args.format, args.dtype)
+    row = find_format(args.format or format_of(args.out), args.dtype)
     size = read_size(args.size)
+    check_place(args.out, row, size)
     calibration = read_calibration(args, size)
     check_calibration(row, args.dtype, calibration)
     subject = choose(args)
@@ -135,7 +136,7 @@ def main(args: argparse.Namespace):
         report = export(
             subject,
             args.out,
-            args.format,
+            row.name,
             size,
             args.pictures,
             not args.no_verify,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrecnext.errors import ExportError
-from mmrecnext.export.formats import FORMATS, Format, find_format
+from mmrecnext.export.formats import Format, find_format, format_of
 from mmrecnext.export.images import made_up
 from mmrecnext.export.proof import Results, Run
 from mmrecnext.export.write import PICTURES, PREFIX
@@ -87,8 +87,7 @@ def open_exported(path: str | Path) -> ExportedFile:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f'there is no file {path}')
-    name = next(row.name for row in FORMATS.values() if row.suffix == path.suffix)
-    row = find_format(name)
+    row = find_format(format_of(path))
     with _readable(path):
         told = row.told(path)
     about = {

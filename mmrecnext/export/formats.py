@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -155,6 +156,20 @@ FORMATS = {
     )
 }
 """All formats, by name."""
+
+
+def format_of(file: str | os.PathLike[str]) -> str:
+    """Return the format of a file, by what its name ends in.
+
+    Raises:
+        OptionError: where that is of none.
+    """
+    suffix = Path(file).suffix
+    for name, known in choices.FORMATS.items():
+        if known == suffix:
+            return name
+    told = ', '.join(f'{known} ({name})' for name, known in choices.FORMATS.items())
+    raise OptionError(f'{file}: names of exported files end in {told}')
 
 
 def find_format(name: str, dtype: str = SINGLE) -> Format:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mmrecnext.errors import ExportError, OptionError, UserError
-from mmrecnext.export.formats import Format, find_format
+from mmrecnext.export.formats import Format, find_format, format_of
 from mmrecnext.export.images import made_up
 from mmrecnext.export.proof import LIMIT, Run, Trial, try_pictures
 from mmrecnext.export.recording import record
@@ -60,7 +60,7 @@ class Report:
 def export(
     subject: Subject,
     file: str | os.PathLike[str],
-    format: str = 'onnx',
+    format: str | None = None,
     size: tuple[int, int] | None = None,
     pictures: str = 'uint8',
     verify: bool = True,
@@ -74,7 +74,7 @@ def export(
     Args:
         subject: what to write.
         file: to be written; one that is there is replaced.
-        format: a name in ``FORMATS``.
+        format: a name in ``FORMATS``; None for the one whose files end as this one.
         size: height and width of the pictures; None for any. Their number is free.
         pictures: the type of their numbers, a name in ``PICTURES``.
         verify: whether to run the file; if not, it says so.
@@ -90,10 +90,12 @@ def export(
             results; what was in its place before is then still there.
         OSError: where the file cannot be written.
     """
-    row = find_format(format, dtype)
-    _check(subject, Path(file), row, size, pictures)
+    row = find_format(format or format_of(file), dtype)
+    _check(subject, file, row, size, pictures)
     if ios_safe and not row.elsewhere:
-        raise OptionError(f'{format} files are none of iOS: --ios-safe is for Core ML')
+        raise OptionError(
+            f'{row.name} files are none of iOS: --ios-safe is for Core ML'
+        )
     check_calibration(row, dtype, calibration)
     parts = 3 if dtype == SINGLE else 5
     progress('record', 0)
@@ -228,7 +230,7 @@ def _verified(row: Format, trials: Sequence[Trial]) -> list[str] | str:
 
 def _check(
     subject: Subject,
-    file: Path,
+    file: str | os.PathLike[str],
     row: Format,
     size: tuple[int, int] | None,
     pictures: str,
@@ -236,6 +238,31 @@ def _check(
     """Check the options before anything that takes long."""
     if pictures not in PICTURES:
         raise OptionError(f'pictures are {" or ".join(PICTURES)}, got {pictures!r}')
+    check_place(file, row, size)
+    if size is None:
+        return
+    height, width = size
+    with (
+        _explained(f'the network takes no pictures of {height} x {width}'),
+        torch.no_grad(),
+    ):
+        subject.reference(torch.zeros(1, 3, height, width, dtype=PICTURES[pictures]))
+
+
+def check_place(
+    file: str | os.PathLike[str], row: Format, size: tuple[int, int] | None
+) -> None:
+    """Check that a file of a format, for pictures of a size, can be written.
+
+    Args:
+        file: to be written.
+        row: the format.
+        size: height and width of the pictures; None for any.
+
+    Raises:
+        OptionError: where it cannot.
+    """
+    file = Path(file)
     if file.suffix != row.suffix:
         raise OptionError(f'{file}: names of the format {row.name} end in {row.suffix}')
     if file.is_dir() and not row.is_folder:
@@ -250,12 +277,6 @@ def _check(
         return
     if len(size) != 2 or min(size) < 1:
         raise OptionError(f'a size is a height and a width, of 1 or more, got {size}')
-    height, width = size
-    with (
-        _explained(f'the network takes no pictures of {height} x {width}'),
-        torch.no_grad(),
-    ):
-        subject.reference(torch.zeros(1, 3, height, width, dtype=PICTURES[pictures]))
 
 
 def _as_input(

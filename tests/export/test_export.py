@@ -284,6 +284,7 @@ def test_sliding_windows_are_refused(segmentor):
     ('arguments', 'message'),
     [
         (['m0', '--format', 'onx'], 'Did you mean onnx'),
+        (['m0', 'none.pth', '--format', 'openvino'], 'openvino end in .xml'),
         (['m0', '--size', 'big'], '--size takes free'),
         (['m0', '--logits'], 'networks of configs'),
         (['m0', '--form', 'original'], 'is for the --backbone of a published'),

@@ -24,6 +24,8 @@ from mmrecnext.export.calibration import (
     pipeline_reader,
 )
 from mmrecnext.export.enlarging import WholeFactors, by_bilinear, by_nearest
+from mmrecnext.export.exported import open_exported
+from mmrecnext.export.formats import format_of
 from mmrecnext.export.images import Preparation
 from mmrecnext.export.proof import LIMIT
 from mmrecnext.export.recording import record
@@ -69,6 +71,14 @@ def about(file, name):
     told = FORMATS[name].told(file).items()
     prefix = 'mmrecnext.'
     return {k.removeprefix(prefix): v for k, v in told if k.startswith(prefix)}
+
+
+def test_formats_are_told_by_names(subject, tmp_path):
+    assert [format_of(f'a.b{row.suffix}') for row in FORMATS.values()] == [*FORMATS]
+    with pytest.raises(OptionError, match=r'x\.pt: names .* end in \.onnx \(onnx\), '):
+        format_of('x.pt')
+    export(subject, tmp_path / 'x.ts')
+    assert open_exported(tmp_path / 'x.ts').row.name == 'torchscript'
 
 
 @pytest.fixture(scope='module')
@@ -414,13 +424,13 @@ def test_pictures_for_what_needs_them(subject, tmp_path):
     [
         (['--dtype', 'int4'], 'no weights of int4'),
         (['--dtype', 'int8'], 'no weights of int8: onnx fp32 fp16; openvino fp32'),
-        (['--dtype', 'int8', '--format', 'openvino'], 'int8 needs a folder'),
+        (['--dtype', 'int8', '--out', 'x.xml'], 'int8 needs a folder'),
         (['--calibrate', 'none'], 'there is no folder none'),
     ],
 )
 def test_mistakes_on_the_command_line(options, message, tmp_path):
-    out = tmp_path / 'x.onnx'
-    result = run_tool('tools/export.py', 'm0', *options, '--out', out)
+    command = ['tools/export.py', 'm0', '--out', 'x.onnx', *options]
+    result = run_tool(*command, cwd=tmp_path)
     assert result.returncode == 1 and message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
-    assert not out.exists()
+    assert not [*tmp_path.iterdir()]
