@@ -131,12 +131,12 @@ def results_apart() -> Iterator[None]:
     handlers = [x for x in logger.handlers if isinstance(x, logging.StreamHandler)]
     shown = [(x, x.stream) for x in handlers if not is_file(x)]
     for handler, _ in shown:
-        handler.setStream(ErrorStream())
+        handler.stream = ErrorStream()  # setStream would flush one that may be closed
     try:
         yield
     finally:
         for handler, stream in shown:
-            handler.setStream(stream)
+            handler.stream = stream
 
 
 @contextmanager

@@ -147,3 +147,15 @@ def test_results_are_apart_from_what_is_logged(capsys):
     assert out == 'result\n'
     assert said.endswith(' - told\n') and said.count('told') == 1
     assert [handler.stream for handler in handlers] == before
+
+
+def test_a_log_whose_stream_is_closed_by_then(monkeypatch, capsys):
+    """As where what calls a tool has taken the standard output to itself before."""
+    logger, closed = logging.Logger('log', logging.INFO), io.StringIO()
+    logger.addHandler(handler := logging.StreamHandler(closed))
+    monkeypatch.setattr(MMLogger, 'get_current_instance', lambda: logger)
+    closed.close()
+    with results_apart():
+        print_log('told', 'current')
+    assert capsys.readouterr() == ('', 'told\n')
+    assert handler.stream is closed

@@ -85,14 +85,14 @@ def test_weights_of_the_model_are_left_alone():
     assert torch.is_grad_enabled()
 
 
-def test_the_tool_draws_a_model_with_each_weights(tmp_path, monkeypatch, caplog):
+def test_the_tool_draws_a_model_with_each_weights(tmp_path, monkeypatch):
     torch.manual_seed(1)
     torch.save(RecNeXt('m0').state_dict(), tmp_path / 'trained.pth')
     drawn = []
     tool = runpy.run_path(str(ROOT / 'tools/visualize.py'))
     monkeypatch.setitem(tool['show_fields'].__globals__, 'draw_fields', drawn.append)
-    logger = logging.Logger('log', logging.INFO)
-    logger.addHandler(caplog.handler)
+    logger, logged = logging.Logger('log', logging.INFO), []
+    monkeypatch.setattr(logger, 'handle', logged.append)
     monkeypatch.setattr(MMLogger, 'get_current_instance', lambda: logger)
     checkpoints = ['random', str(tmp_path / 'trained.pth')]
     args = SimpleNamespace(arch=['m0', 'm0'], checkpoint=checkpoints, size=32)
@@ -101,6 +101,6 @@ def test_the_tool_draws_a_model_with_each_weights(tmp_path, monkeypatch, caplog)
     random, trained = drawn[0]['last stage']
     assert (random.title, trained.title) == ('m0\nrandom weights', 'm0\ntrained.pth')
     assert not np.array_equal(random.influence, trained.influence)
-    assert len(caplog.records) == 1  # not one a parameter
+    assert len(logged) == 1  # not one a parameter
     with pytest.raises(ConfigError, match='1 for 2 models'):
         tool['with_weights'](args.arch, checkpoints[:1])
