@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import signature
 from typing import Any
@@ -21,6 +22,8 @@ DICTS = {
 }
 SET = ('env_cfg', 'model', 'randomness')
 """Those that are never None; they can be left out."""
+
+TEXTS = {'default_scope', 'experiment_name', 'launcher', 'load_from', 'work_dir'}
 
 NEEDED = {
     'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
@@ -79,6 +82,9 @@ def check_kinds(cfg: Config):
         value = cfg[key]
         if not isinstance(value, Mapping) and (value is not None or key in SET):
             raise ConfigError(f'{key} is a dict of settings, got {value!r:.80}')
+    for key in TEXTS & cfg.keys():
+        if not isinstance(cfg[key], str | os.PathLike | None):
+            raise ConfigError(f'{key} is a text, got {cfg[key]!r:.80}')
     hooks = cfg.get('custom_hooks') or ()
     for hook in hooks if isinstance(hooks, Iterable) else [hooks]:
         if not isinstance(hook, Mapping | Hook):

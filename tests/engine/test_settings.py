@@ -2,6 +2,7 @@
 
 import tempfile
 from argparse import Namespace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -105,6 +106,8 @@ def test_what_loaders_cannot_have_together_is_told(field, value, message):
         ),
         (dict(custom_hooks=['EMAHook']), "list of dicts, got 'EMAHook' in it"),
         (dict(custom_hooks=5), 'list of dicts, got 5 in it'),
+        (dict(default_scope=['mmdet']), r"^default_scope is a text, got \['mmdet'\]"),
+        (dict(load_from=5), '^load_from is a text, got 5'),
         (dict(randomness=5), '^randomness is a dict of settings, got 5'),
         (dict(randomness=None), '^randomness is a dict of settings, got None'),
         (dict(randomness=dict(sed=5)), '^randomness has no sed; it has seed, '),
@@ -142,6 +145,8 @@ def test_possible_settings_pass():
         default_hooks__timer=None,
         randomness=dict(seed=None),
         auto_scale_lr=None,
+        load_from=None,
+        work_dir=Path('runs'),
         param_scheduler=dict(type='LinearLR'),
     )
     check_settings(cfg, ('train', 'val'), 'mine.py')
