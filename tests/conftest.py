@@ -1,6 +1,7 @@
 import gc
 import gzip
 import json
+import logging
 import os
 import signal
 import sys
@@ -93,13 +94,10 @@ def golden_features():
 @pytest.fixture
 def quiet():
     """Keep MMEngine from listing how every parameter is initialised."""
-    from mmengine.logging import MMLogger  # here: few tests need it
+    from mmrecnext.engine.terminal import logged_from  # here: few tests need it
 
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('ERROR')
-    yield
-    logger.setLevel(level)
+    with logged_from(logging.ERROR):
+        yield
 
 
 @pytest.fixture

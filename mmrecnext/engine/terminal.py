@@ -140,13 +140,14 @@ def results_apart() -> Iterator[None]:
 
 
 @contextmanager
-def logged_from(level: int) -> Iterator[None]:
-    """Have MMEngine log nothing that is less grave.
+def logged_from(level: int, logger: logging.Logger | None = None) -> Iterator[None]:
+    """Have nothing logged that is less grave.
 
     Args:
         level: of ``logging``.
+        logger: which logs; None for MMEngine's.
     """
-    logger = MMLogger.get_current_instance()
+    logger = logger or MMLogger.get_current_instance()
     before = logger.level
     logger.setLevel(level)
     try:

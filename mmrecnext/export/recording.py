@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
+from mmrecnext.engine.terminal import logged_from
 from mmrecnext.export.layers import PooledByMatrices
 from mmrecnext.export.proof import EXAMPLE
 from mmrecnext.export.subjects import Subject
@@ -67,15 +68,12 @@ class ChannelsFirst(TorchFunctionMode):
 @contextmanager
 def quietly(name: str) -> Iterator[None]:
     """Keep a library, by the name of its logger, from telling of its own affairs."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logger.setLevel(level)
+    with (
+        logged_from(logging.ERROR, logging.getLogger(name)),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter('ignore')
+        yield
 
 
 def record(
